@@ -42,7 +42,7 @@ def cross_entropy(
     Raises:
         ConfigError: Shapes or dtypes do not fit together, or a setting is out of range.
 
-    Example:
+    Examples:
         >>> cross_entropy(torch.zeros(2, 3, 4), torch.tensor([[0, 1, 2], [3, -100, -100]]))
         tensor(1.3863)
 
@@ -139,7 +139,7 @@ def gradient_penalty(
         ConfigError: The examples do not fit together, or the weight is out of range.
         StateError: Gradients are switched off, or the scores do not depend on the examples.
 
-    Example:
+    Examples:
         >>> critic = lambda x: 3 * x.sum(dim=1)  # its slope has norm 3 * sqrt(4) = 6
         >>> gradient_penalty(critic, torch.zeros(2, 4), torch.ones(2, 4))
         tensor(250.)
@@ -194,7 +194,7 @@ def normalize_advantages(
     Raises:
         ConfigError: The mask does not fit, or `eps` is out of range.
 
-    Example:
+    Examples:
         >>> normalize_advantages(torch.tensor([1.0, 2.0, 3.0]))
         tensor([-1.2247,  0.0000,  1.2247])
         >>> normalize_advantages(torch.tensor([0.1, 0.1, 0.1]))

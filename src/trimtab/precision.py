@@ -13,6 +13,7 @@ from trimtab.errors import ConfigError
 __all__ = ["LossScaler", "Precision", "autocast", "best_precision", "check_precision"]
 
 Precision = Literal["fp32", "bf16", "fp16"]
+"""What the forward pass runs in."""
 
 _DTYPES: Final = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -43,7 +43,7 @@ def clip_grad_norm_(params: Params, max_norm: float, norm_type: float = 2.0) -> 
     Raises:
         ConfigError: `max_norm` is not finite and positive, or `norm_type` is not above 0.
 
-    Example:
+    Examples:
         >>> weight = nn.Parameter(torch.zeros(2))
         >>> weight.grad = torch.tensor([3.0, 4.0])
         >>> float(clip_grad_norm_([weight], max_norm=1.0))

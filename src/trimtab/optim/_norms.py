@@ -57,7 +57,7 @@ def grad_norms(params: Params, norm_type: float = 2.0) -> GradNorms:
         ConfigError: `norm_type` is not above 0, or `params` holds something without a gradient
             field.
 
-    Example:
+    Examples:
         >>> weight = torch.nn.Parameter(torch.zeros(2))
         >>> weight.grad = torch.tensor([3.0, 4.0])
         >>> float(grad_norms([weight]))

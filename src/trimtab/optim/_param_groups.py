@@ -50,7 +50,7 @@ def param_groups(
         ConfigError: There is no trainable parameter, one has no shape yet, or `weight_decay` is
             out of range.
 
-    Example:
+    Examples:
         >>> model = nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8))
         >>> for group in param_groups(model, 0.1):
         ...     print(group["weight_decay"], [tuple(p.shape) for p in group["params"]])

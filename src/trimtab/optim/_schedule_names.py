@@ -66,7 +66,7 @@ def schedule(name: str, optimizer: torch.optim.Optimizer, **settings: Any) -> Sc
     Raises:
         ConfigError: The name or a keyword is unknown, or a value is missing or out of range.
 
-    Example:
+    Examples:
         >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=1.0)
         >>> linear = schedule("linear", optimizer, num_warmup_steps=2, num_training_steps=10)
         >>> linear.get_last_lr()

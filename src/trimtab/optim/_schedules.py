@@ -55,7 +55,7 @@ def warmup_cosine(
         ConfigError: A value is out of range, the warm-up is longer than the run, lengths are
             missing or in two units, or a learning rate is negative or not finite.
 
-    Example:
+    Examples:
         >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=1.0)
         >>> schedule = warmup_cosine(optimizer, warmup_steps=2, total_steps=4, min_ratio=0.1)
         >>> [round(schedule.curve.factor(step), 3) for step in range(6)]
