@@ -22,7 +22,13 @@ class StateError(TrimtabError, RuntimeError):
 
 
 class DivergedError(TrimtabError, FloatingPointError):
-    """Training cannot go on: too many steps in a row had no finite gradient."""
+    """Training cannot go on: too many steps in a row had no finite gradient.
+
+    Attributes:
+        result: What the last step did, if nobody has been given it yet.
+    """
+
+    result: object = None
 
 
 class StabilityWarning(UserWarning):
