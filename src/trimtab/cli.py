@@ -1,0 +1,224 @@
+"""The trimtab command."""
+
+import argparse
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, is_dataclass, make_dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+from trimtab import __version__
+from trimtab.errors import ConfigError, TrimtabError
+
+EXTRA: Final = {"matplotlib", "rich", "safetensors", "sklearn", "tomlkit", "tyro"}
+"""Packages of the `train` extra."""
+
+FREE_ON_RESUME: Final = {"out", "device", "threads", "eval_every", "save_every", "keep_checkpoints"}
+"""Settings that a resumed run may change: they do not decide its numbers."""
+
+USAGE: Final = """\
+usage: trimtab COMMAND [options]
+
+Keeps the training of deep networks stable.
+
+commands:
+  train [RECIPE]   train a network with every stabilising technique on
+                   (recipes: gpt, the default, and stablenet)
+
+options:
+  -h, --help       show this help; 'trimtab train --help' shows every option of a command
+  --version        show the version
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status.
+
+    0: done. 1: the run diverged or its state is damaged. 2: wrong usage or settings; nothing was
+    written. 130: stopped by Ctrl-C or SIGTERM, and saved.
+
+    Raises:
+        ModuleNotFoundError: A package is missing that is none of the `train` extra's.
+    """
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not args or args[0] in {"-h", "--help", "help"}:
+        print(USAGE, end="")
+        return 0
+    if args[0] == "--version":
+        print(f"trimtab {__version__}")
+        return 0
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        try:
+            return _command(args[0])(args[1:])
+        except ConfigError as error:
+            return _fail(str(error), 2)
+        except TrimtabError as error:
+            return _fail(str(error), 1)
+        except ModuleNotFoundError as error:
+            if error.name not in EXTRA:
+                raise
+            return _fail(f"This needs {error.name}: pip install 'trimtab[train]'.", 2)
+        except KeyboardInterrupt:
+            return _fail("Interrupted.", 130)
+
+
+def _fail(message: str, status: int) -> int:
+    print(f"trimtab: {message}", file=sys.stderr)
+    return status
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    print(f"warning: {message}", file=sys.stderr)
+
+
+def _command(name: str) -> Callable[[list[str]], int]:
+    """Return the function of a command.
+
+    Raises:
+        ConfigError: There is no such command.
+    """
+    commands = {"train": _train}
+    if name not in commands:
+        known = ", ".join(commands)
+        raise ConfigError(f"There is no command {name!r}. Known are: {known}. See trimtab --help.")
+    return commands[name]
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What the command line asks for before its settings are read."""
+
+    recipe: str | None
+    config: Path | None
+    out: Path | None
+    resume: bool
+
+
+def _train(args: list[str]) -> int:
+    """Train a recipe; print its summary."""
+    from trimtab.recipes import RECIPES, find_recipe
+    from trimtab.train import to_json, to_toml, train
+
+    recipe_name = args.pop(0) if args and not args[0].startswith("-") else None
+    request = _peek(recipe_name, args)
+    name, base = _base_settings(request)
+    recipe = find_recipe(name or next(iter(RECIPES)))
+    config = base if base is not None else recipe.default
+    options = _parse(args, recipe.name, config)
+    if options.resume:
+        _refuse_changes(config, options.settings)
+    if options.print_config:
+        print(to_toml(options.settings, recipe=recipe.name), end="")
+        return 0
+    summary = train(recipe, options.settings, resume=options.resume)
+    if options.json:
+        print(to_json(summary), flush=True)
+    else:
+        _print_summary(summary)
+    return {"finished": 0, "diverged": 1}.get(summary["stopped"], 130)
+
+
+def _peek(recipe: str | None, args: list[str]) -> _Request:
+    """Read what decides where the other options' defaults come from.
+
+    Raises:
+        ConfigError: An option lacks its value.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--config", type=Path)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--resume", action="store_true")
+    try:
+        known, _ = parser.parse_known_args(args)
+    except argparse.ArgumentError as error:
+        raise ConfigError(f"{error}.") from error
+    return _Request(recipe, known.config, known.out, known.resume)
+
+
+def _base_settings(request: _Request) -> tuple[str | None, Any]:
+    """Return recipe name and settings of a file or of the run to resume; None for the defaults.
+
+    Raises:
+        ConfigError: The file cannot be used, or is of another recipe.
+    """
+    from trimtab.recipes import find_recipe
+    from trimtab.train import RunFolder, apply_settings, newest_folder, read_toml
+
+    path, out = request.config, request.out
+    if request.resume:
+        if path is not None:
+            raise ConfigError("--resume goes on with the run's own settings. Leave out --config.")
+        out = out or newest_folder(request.recipe or "gpt")
+        path = RunFolder(out).config
+        if not path.exists():
+            raise ConfigError(f"{out} holds no run to resume: it has no {path.name}.")
+    if path is None:
+        return request.recipe, None
+    settings = read_toml(path)
+    name = settings.pop("recipe", request.recipe or "gpt")
+    if request.recipe not in {None, name}:
+        raise ConfigError(f"{path} is for the recipe {name!r}, not {request.recipe!r}.")
+    config: Any = apply_settings(find_recipe(name).default, settings, str(path))
+    if request.resume:
+        config = replace(config, run=replace(config.run, out=out))
+    return name, config
+
+
+def _parse(args: list[str], recipe: str, config: object) -> Any:
+    """Return the options, with `settings` of the recipe's own type."""
+    import tyro
+
+    def flag(help_text: str) -> Any:
+        return Annotated[bool, tyro.conf.arg(help=help_text), tyro.conf.FlagCreatePairsOff]
+
+    file_help = "TOML file with settings, as --print-config prints them; options go over it."
+    options = make_dataclass(
+        "Options",
+        [
+            ("settings", type(config), config),
+            ("config", Annotated[Path | None, tyro.conf.arg(help=file_help)], None),
+            ("resume", flag("Go on with the run in --out, or with the newest one."), False),
+            (
+                "json",
+                flag("Print the summary as JSON, as the last line of standard output."),
+                False,
+            ),
+            ("print_config", flag("Print the effective settings as TOML and stop."), False),
+        ],
+        frozen=True,
+    )
+    return tyro.cli(
+        tyro.conf.OmitArgPrefixes[options],  # type: ignore[valid-type, misc] # made at run time
+        prog=f"trimtab train {recipe}",
+        description=type(config).__doc__,
+        args=args,
+    )
+
+
+def _refuse_changes(saved: object, asked: object) -> None:
+    """Refuse to resume with settings that would make another run of it.
+
+    Raises:
+        ConfigError: One differs.
+    """
+    for field in fields(saved):  # type: ignore[arg-type] # any dataclass
+        old, new = getattr(saved, field.name), getattr(asked, field.name)
+        if is_dataclass(old):
+            _refuse_changes(old, new)
+        elif old != new and field.name not in FREE_ON_RESUME:
+            raise ConfigError(
+                f"The run to resume has {field.name} = {old}; with {new} it would not go on but be "
+                "another run. Leave the option out, or start a new run."
+            )
+
+
+def _print_summary(summary: dict[str, Any]) -> None:
+    for key, value in summary.items():
+        form = {"seconds": ".1f"}.get(key, {float: ".4f", int: ","}.get(type(value), ""))
+        print(f"{key:>15}  {value:{form}}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,228 @@
+"""The training loop: every step through the Stepper, everything on disk, resumable exactly."""
+
+import math
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Final
+
+import torch
+from rich.markup import escape
+
+from trimtab.checkpoint import load_latest, random_state, restore_random_state, save_checkpoint
+from trimtab.engine import Stepper, StepResult
+from trimtab.errors import DivergedError
+from trimtab.precision import autocast
+from trimtab.train._build import build_optimizer, build_schedule
+from trimtab.train._device import pick_device, pick_precision
+from trimtab.train._folder import RunFolder
+from trimtab.train._interrupt import StopRequest
+from trimtab.train._metrics import MetricsFile, Row
+from trimtab.train._progress import Display
+from trimtab.train._task import Batch, RecipeConfig, Scope, Task
+
+FINAL_LOSS_STEPS: Final = 10
+"""Steps whose mean training loss is `final_loss`; that of one step is noise."""
+
+
+class Training:
+    """One run over a task: the loop, and what it keeps between steps.
+
+    Args:
+        task: Model, data and loss.
+        config: Settings of the recipe.
+        folder: Already created.
+        display: Where the user watches.
+    """
+
+    def __init__(
+        self, task: Task, config: RecipeConfig, *, folder: RunFolder, display: Display
+    ) -> None:
+        self.task, self.config, self.folder, self.display = task, config, folder, display
+        self.device: Final = pick_device(config.run.device)
+        task.model.to(self.device)
+        optimizer = build_optimizer(task.model, config.optimizer)
+        self.stepper: Final = Stepper(
+            task.model,
+            optimizer,
+            clip=config.optimizer.clip or None,
+            precision=pick_precision(config.run, self.device),
+            accumulate=config.optimizer.accumulate,
+            schedule=build_schedule(optimizer, config.optimizer, config.run.steps),
+        )
+        self.step = 0
+        """Steps made or skipped."""
+        self.tokens = 0
+        self.initial_loss = math.nan
+        self.scores: dict[str, float] = {}
+        self._recent_losses: deque[float] = deque(maxlen=FINAL_LOSS_STEPS)
+        self._seconds_before = 0.0
+        self._began = time.perf_counter()
+        self._saved_at = -1
+        self._metrics = MetricsFile(folder.metrics)
+        self._unread: tuple[StepResult, Row] | None = None
+        self._disk_failed = False
+
+    @property
+    def saved(self) -> bool:
+        """Whether the newest step is in a checkpoint."""
+        return self._saved_at == self.step
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training, over all sessions of the run."""
+        return self._seconds_before + time.perf_counter() - self._began
+
+    @property
+    def final_loss(self) -> float:
+        """Mean training loss of the last steps."""
+        recent = self._recent_losses
+        return sum(recent) / len(recent) if recent else math.nan
+
+    def resume(self) -> None:
+        """Go back to the newest whole checkpoint, and drop the metrics after it."""
+        self.step, model, state = load_latest(self.folder.checkpoints)
+        self.task.model.load_state_dict(model)
+        self.stepper.load_state_dict(state["stepper"])
+        restore_random_state(state["random"])
+        self.tokens, self.initial_loss = state["tokens"], state["initial_loss"]
+        self.scores, self._seconds_before = state["scores"], state["seconds"]
+        self._recent_losses.extend(state["recent_losses"])
+        self._saved_at = self.step
+        self._metrics.keep_until(self.step)
+
+    def run(self, stop: StopRequest) -> str:
+        """Train until the last step, or until somebody asks to stop.
+
+        Returns:
+            How it ended: `"finished"`, `"interrupted"` or `"diverged"`.
+        """
+        self._began = time.perf_counter()
+        self.task.model.train()
+        total, every = self.config.run.steps, self.config.run
+        try:
+            while self.step < total and not stop:
+                self._train_step()
+                if self.step < total and _is_due(self.step, every.eval_every):
+                    self._validate("quick")
+                if self.step < total and _is_due(self.step, every.save_every):
+                    self.save()
+            if self.step == total:
+                self._validate("full")
+            self.save()
+        except DivergedError as error:
+            self.display.say(f"[red]{error}[/]")
+            return "diverged"
+        finally:
+            self._write_row()
+            self._metrics.close()
+        return "finished" if self.step == total else "interrupted"
+
+    def _train_step(self) -> None:
+        """Make one optimizer step."""
+        accumulate = self.config.optimizer.accumulate
+        for index in range(self.step * accumulate, (self.step + 1) * accumulate):
+            batch = self._to_device(self.task.batch(index))
+            weight = self.task.weight(batch)
+            self.stepper.backward(partial(self.task.loss, self.task.model, batch), weight)
+            self.tokens += weight
+        try:
+            self._take(self.stepper.step())
+        except DivergedError as error:
+            if isinstance(error.result, StepResult):
+                self._take(error.result)
+            raise
+
+    def _take(self, result: StepResult) -> None:
+        """Count a step; its numbers are read when the next one is under way."""
+        self._write_row()
+        self.step += 1
+        row: Row = {"step": self.step, "lr": result.lr, "tokens": self.tokens}
+        self._unread = (result, row | {"seconds": round(self.seconds, 3)})
+
+    def _to_device(self, batch: Batch) -> Batch:
+        inputs, targets = batch
+        return (
+            inputs.to(self.device, non_blocking=True),
+            targets.to(self.device, non_blocking=True),
+        )
+
+    def _write_row(self) -> None:
+        """Write and show the step that was held back, if any."""
+        if self._unread is None:
+            return
+        (result, row), self._unread = self._unread, None
+        row |= {
+            "loss": result.loss,
+            "grad_norm": result.grad_norm,
+            "clip_coefficient": result.clip_coefficient,
+            "loss_scale": result.loss_scale,
+            "skipped": int(result.skipped),
+        }
+        if row["step"] == 1:
+            self.initial_loss = result.loss
+        self._recent_losses.append(result.loss)
+        with self.on_disk("the metrics"):
+            self._metrics.append(row)
+        self.display.step(row)
+
+    @torch.no_grad()
+    def _validate(self, scope: Scope) -> None:
+        """Measure the validation loss; it goes into the row of the step just made."""
+        model = self.task.model
+        model.eval()
+        with autocast(self.device.type, self.stepper.precision):
+            self.scores = self.task.evaluate(model, scope)
+        model.train()
+        if self._unread is not None:
+            self._unread[1]["val_loss"] = self.scores["val_loss"]
+        self._write_row()
+        self.display.validated(self.step, self.scores)
+
+    def save(self) -> None:
+        """Write a checkpoint of everything the run depends on, unless this step has one."""
+        self._write_row()
+        if self.saved:
+            return
+        state = {
+            "stepper": self.stepper.state_dict(),
+            "random": random_state(),
+            "tokens": self.tokens,
+            "seconds": self.seconds,
+            "scores": self.scores,
+            "initial_loss": self.initial_loss,
+            "recent_losses": list(self._recent_losses),
+        }
+        with self.on_disk("a checkpoint"):
+            save_checkpoint(
+                self.folder.checkpoints,
+                self.step,
+                model=self.task.model.state_dict(),
+                state=state,
+                keep=self.config.run.keep_checkpoints,
+            )
+            self._saved_at = self.step
+
+    @contextmanager
+    def on_disk(self, what: str) -> Iterator[None]:
+        """Let training go on when the disk is full or gone; say so once.
+
+        Args:
+            what: Is being written.
+        """
+        try:
+            yield
+        except OSError as error:
+            if not self._disk_failed:
+                path = escape(str(self.folder.path))
+                self.display.say(
+                    f"[red]Could not write {what} to {path}: {error.strerror}.[/] "
+                    "Training goes on; free some space before the next checkpoint."
+                )
+            self._disk_failed = True
+
+
+def _is_due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
