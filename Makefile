@@ -16,7 +16,7 @@ INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c const
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help train test fast lint format docs bench constraints clean
+.PHONY: help train test fast lint format docs bench pictures constraints clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -45,6 +45,9 @@ docs: $(STAMP)dev ## build the documentation into site/, strictly
 
 bench: $(STAMP)dev ## run every benchmark; takes minutes and wants a quiet machine
 	@set -e; for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python "$$script" $(ARGS); done
+
+pictures: $(STAMP)dev ## make the pictures of the README from a run; takes minutes
+	$(BIN)/python docs/assets/pictures.py
 
 constraints: ## pin today's newest versions into constraints.txt; TORCH chooses that of torch
 	@PYTHON="$(PYTHON)" PIP_FLAGS="$(PIP_FLAGS)" TORCH="$(TORCH)" sh .ci/constraints
