@@ -1,5 +1,6 @@
 """Fixtures that every part's tests share."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
@@ -9,6 +10,12 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 MakeParams = Callable[..., list[nn.Parameter]]
+
+
+def pytest_configure():
+    """One thread: beside another busy process, two wait for each other and take minutes."""
+    torch.set_num_threads(1)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # of processes that tests start
 
 
 @pytest.fixture

@@ -31,9 +31,14 @@ def test_a_failed_folder_leaves_the_old_one(tmp_path):
     path = tmp_path / "folder"
     with new_folder(path) as new:
         (new / "a").write_text("one")
-    with pytest.raises(RuntimeError, match="half way"), new_folder(path) as new:
-        (new / "a").write_text("two")
-        raise RuntimeError("half way")
+
+    def fail():
+        with new_folder(path) as new:
+            (new / "a").write_text("two")
+            raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError, match="half way"):
+        fail()
     assert (path / "a").read_text() == "one"
     assert list(tmp_path.iterdir()) == [path]
 

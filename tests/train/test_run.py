@@ -54,7 +54,7 @@ def test_the_same_seed_repeats_bit_for_bit(run, name):
     assert first != other
 
 
-class Interrupt(Exception):
+class KilledError(Exception):
     """Stands for a kill between two steps."""
 
 
@@ -71,11 +71,11 @@ def test_resume_is_bit_for_bit(run, name, kill_at, monkeypatch):
 
     def killed(self):
         if self.step == kill_at:
-            raise Interrupt
+            raise KilledError
         original(self)
 
     monkeypatch.setattr(Training, "_train_step", killed)
-    with pytest.raises(Interrupt):
+    with pytest.raises(KilledError):
         run(name, out="parts", **settings)
     monkeypatch.undo()
     summary, parts = run(name, out="parts", resume=True, **settings)
