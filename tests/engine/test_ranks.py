@@ -49,6 +49,7 @@ def train(rank, folder, accumulate, precision, poison):
         norms.append(result.grad_norm)
     state = {"model": model.state_dict(), "norms": norms, "skipped": stepper.skipped_steps}
     torch.save(state, f"{folder}/rank{rank}.pt")
+    dist.barrier()  # a rank that leaves early makes the other abort
     dist.destroy_process_group()
 
 

@@ -525,6 +525,7 @@ def clip_sharded(rank, folder):
         grads = [p.grad.full_tensor() for p in model.parameters()]
         saved[name] = {"total": norms.total, "each": norms.each, "grads": grads}
     torch.save(saved, f"{folder}/rank{rank}.pt")
+    dist.barrier()  # a rank that leaves early makes the other abort
     dist.destroy_process_group()
 
 

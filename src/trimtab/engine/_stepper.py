@@ -148,7 +148,7 @@ class Stepper:
                 "backward(); it acts when a step is due."
             )
         if self._window.count == 0:
-            self.optimizer.zero_grad(set_to_none=True)  # gradients that others left behind
+            self._clear_gradients()  # that others left behind
         last = self._window.count + 1 == self.accumulate
         with _ranks.exchange(self.model, last=last):
             value = self._evaluate(loss)
@@ -189,6 +189,11 @@ class Stepper:
                 "no trainable parameter."
             )
         return loss.reshape(())
+
+    def _clear_gradients(self) -> None:
+        for group in self.optimizer.param_groups:
+            for p in group["params"]:
+                p.grad = None
 
     def _agree_on_reference(self, weight: float | Tensor) -> None:
         if self._ranks == 1:
@@ -238,7 +243,11 @@ class Stepper:
         return None if self.scaler is None else self.scaler.scale
 
     def _act(self) -> StepResult:
-        """Unscale, clip, judge, step or skip, schedule, zero."""
+        """Unscale, clip, judge, step or skip, schedule, zero.
+
+        Raises:
+            DivergedError: More than `max_skips` steps in a row were skipped.
+        """
         self.sync()
         divisor, weight, loss = self._close_window()
         lr = self._lr()
@@ -251,8 +260,9 @@ class Stepper:
             if self.scaler is None or not update.found_inf:  # fp16 finds its scale by overflowing
                 _pitfalls.warn_about_first_gradients(self.optimizer, update.norms.each, loss)
         if self.scaler is not None:
-            self.scaler.update(update.found_inf)
-        self.optimizer.zero_grad(set_to_none=True)
+            self.scaler.update(torch.as_tensor(update.found_inf))
+        for p in update.params:  # zero_grad() takes six times as long
+            p.grad = None
         values = Readback([update.found_inf, update.norms.total, update.coefficient, loss])
         self._pending = (values, weight)
         result = StepResult(lr=lr, values=values, grad_norms=update.norms.each, loss_scale=scale)
@@ -350,7 +360,7 @@ class Stepper:
         self._skips_in_a_row, self._reference = state["skips_in_a_row"], state["reference"]
         self._pending, self._window = None, Window()
         self._first_gradients_seen = self.steps > 0
-        self.optimizer.zero_grad(set_to_none=True)
+        self._clear_gradients()
         if "window" in state:
             window = dict(state["window"])
             params = [p for g in self.optimizer.param_groups for p in g["params"]]

@@ -7,19 +7,21 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from trimtab.optim import Clipper, GradNorms, ScaleClipper, grad_norms
+from trimtab.optim import Clipper, GradNorms, NormClip, ScaleClipper, grad_norms
 
 
 @dataclass(frozen=True)
 class Update:
-    """What an update did; all on the device."""
+    """What an update did; on the device, or in numbers where the host may look at once."""
 
-    found_inf: Tensor
-    """0-d; 1 if nothing was touched because the loss or a gradient was not finite."""
+    found_inf: Tensor | float
+    """1 if nothing was touched because the loss or a gradient was not finite."""
     norms: GradNorms
     """Before clipping, after division."""
-    coefficient: Tensor
-    """0-d; the clip factor."""
+    coefficient: Tensor | float
+    """The clip factor."""
+    params: list[nn.Parameter]
+    """Those that had a gradient, in the order of the optimizer."""
 
 
 class Updater:
@@ -62,38 +64,59 @@ class Updater:
         norms = grad_norms(params, norm_type)
         if isinstance(divisor, Tensor) or divisor != 1:
             norms = GradNorms(norms.total / divisor, norms.each / divisor)
+        if self.at_once:
+            return self._apply_at_once(params, norms, divisor, loss)
         finite = norms.total.isfinite() & loss.to(norms.total.device).isfinite()
         found_inf = (~finite).float()
-        one = torch.ones_like(norms.total)
-        if self.at_once and not finite:
-            return Update(found_inf, norms, one)
-
-        if self._scale_clipper is not None:
-            judged = torch.where(finite, norms.total, math.nan)  # NaN: not for its statistics
-            coefficient = self._scale_clipper.coefficient(judged)
-            grad_scale = divisor / coefficient
-        elif self.clipper is not None:
-            _divide_(params, divisor)
-            coefficient = self.clipper.clip_(params).coefficient
-            grad_scale = one
+        total = torch.where(finite, norms.total, math.nan)  # NaN: not for a clipper's statistics
+        coefficient, grad_scale = self._clip(params, total, divisor)
+        if self.folds:
+            self._step(grad_scale=grad_scale, found_inf=found_inf)
         else:
-            coefficient, grad_scale = one, one * divisor
-        self._step(params, grad_scale, found_inf)
-        return Update(found_inf, norms, coefficient)
-
-    def _step(self, params: list[nn.Parameter], grad_scale: Tensor, found_inf: Tensor) -> None:
-        """Divide the gradients by `grad_scale` and update, unless `found_inf`."""
-        if not self.folds:
             scale, found = torch.stack([grad_scale, found_inf.to(grad_scale.dtype)]).tolist()
             if not found:
                 _divide_(params, scale)
-                self.optimizer.step()
-            return
-        fold: dict[str, Tensor] = {}
-        if not self.at_once:
-            fold = {"grad_scale": grad_scale, "found_inf": found_inf}
-        elif grad_scale != 1:  # without it the kernel need not write the gradients back
-            fold = {"grad_scale": grad_scale}
+                self._step()
+        return Update(found_inf, norms, coefficient, params)
+
+    def _apply_at_once(
+        self, params: list[nn.Parameter], norms: GradNorms, divisor: float | Tensor, loss: Tensor
+    ) -> Update:
+        """Make one update, looking at values: the optimizer is not even called for a skip."""
+        total = norms.total.item()
+        if not (math.isfinite(total) and math.isfinite(loss.item())):
+            return Update(1.0, norms, 1.0, params)
+        if isinstance(self.clipper, NormClip):  # in numbers: tensors would take ten times as long
+            limit = self.clipper.max_norm
+            coefficient = limit / total if total > limit else 1.0
+            scale = float(divisor) / coefficient
+        else:
+            clipped, left = self._clip(params, norms.total, divisor)
+            coefficient, scale = clipped.item(), left.item()
+        if scale == 1:  # then the kernel need not write the gradients back
+            self._step()
+        elif self.folds:
+            self._step(grad_scale=torch.tensor(scale, dtype=torch.float32))
+        else:
+            _divide_(params, scale)
+            self._step()
+        return Update(0.0, norms, coefficient, params)
+
+    def _clip(
+        self, params: list[nn.Parameter], total: Tensor, divisor: float | Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the clip factor, and what is left to divide the gradients by; both 0-d."""
+        if self._scale_clipper is not None:
+            coefficient = self._scale_clipper.coefficient(total)
+            return coefficient, divisor / coefficient
+        one = torch.ones_like(total)
+        if self.clipper is not None:
+            _divide_(params, divisor)
+            return self.clipper.clip_(params).coefficient, one
+        return one, one * divisor
+
+    def _step(self, **fold: Tensor) -> None:
+        """Call the optimizer with `grad_scale` or `found_inf` set on it."""
         try:
             for name, value in fold.items():
                 setattr(self.optimizer, name, value.float())
