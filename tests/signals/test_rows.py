@@ -72,6 +72,12 @@ class TestRows:
         )
         assert rows.count == 0
 
+    def test_refuses_another_number_of_bins(self):
+        rows = rows_of({"x": np.ones((1, 4), np.float32)})
+
+        with pytest.raises(ConfigError, match=r"has \(1,\) bins a site, and had \(4,\)"):
+            rows.put(0, np.zeros(1, np.int32), 1, {"x": np.ones((1, 1), np.float32)})
+
     def test_has_the_bytes_it_was_given(self):
         rows = rows_of({"x": np.ones(2, np.float32)}, num_bytes=1600)
 

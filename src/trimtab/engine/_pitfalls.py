@@ -40,12 +40,11 @@ MAX_CLIPPED_SHARE = 0.95
 """Largest healthy share of clipped steps, when the median factor is also below one half."""
 
 
-def refuse_impossible(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Refuse what can never work.
+def refuse_foreign(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Refuse an optimizer of another model.
 
     Raises:
-        ConfigError: The optimizer holds none of the model's parameters, a learning rate is not
-            finite, parameters are fp16, or the optimizer calls the loss by itself.
+        ConfigError: It holds none of the model's parameters.
     """
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     if not any(id(p) in held for p in model.parameters()):
@@ -53,6 +52,16 @@ def refuse_impossible(model: nn.Module, optimizer: torch.optim.Optimizer) -> Non
             "The optimizer holds no parameter of this model, so no step could change it. Build the "
             "optimizer from model.parameters() after the model is final (moved, wrapped, tied)."
         )
+
+
+def refuse_impossible(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Refuse what can never work.
+
+    Raises:
+        ConfigError: The optimizer holds none of the model's parameters, a learning rate is not
+            finite, parameters are fp16, or the optimizer calls the loss by itself.
+    """
+    refuse_foreign(model, optimizer)
     for index, group in enumerate(optimizer.param_groups):
         lr = float(group["lr"])
         if not (math.isfinite(lr) and lr >= 0):

@@ -5,7 +5,7 @@ from typing import Final
 
 from torch import Tensor
 
-from trimtab.engine._readback import Readback
+from trimtab.signals import Readback
 
 _FIELDS: Final = ("found_inf", "grad_norm", "clip_coefficient", "loss")
 

@@ -1,5 +1,6 @@
 """The Stepper: one optimizer step with everything in the right order."""
 
+import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Final, Literal
@@ -10,13 +11,13 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from trimtab.engine import _pitfalls, _ranks
-from trimtab.engine._readback import Readback
 from trimtab.engine._result import StepResult
-from trimtab.engine._update import Updater
+from trimtab.engine._update import Update, Updater
 from trimtab.engine._window import Window, check_weight
 from trimtab.errors import ConfigError, DivergedError, StateError
 from trimtab.optim import Clipper, as_clipper
 from trimtab.precision import LossScaler, Precision, autocast, check_precision
+from trimtab.signals import Readback, Recorder
 
 
 class Stepper:
@@ -42,6 +43,7 @@ class Stepper:
             that counts tokens is given each step's weight. `"constant"` says that none is meant.
         scaler: Loss scale for fp16; the default starts at 65536.
         max_skips: Skipped steps in a row before the run is stopped.
+        recorder: Measures gradients, updates and module outputs of each step.
 
     Raises:
         ConfigError: A value is out of range, or the combination can never work.
@@ -68,6 +70,7 @@ class Stepper:
         schedule: LRScheduler | Literal["constant"] | None = None,
         scaler: LossScaler | None = None,
         max_skips: int = 50,
+        recorder: Recorder | None = None,
     ) -> None:
         self.precision: Final = check_precision(precision)
         for name, count in {"accumulate": accumulate, "max_skips": max_skips}.items():
@@ -79,6 +82,7 @@ class Stepper:
         _pitfalls.refuse_impossible(model, optimizer)
         self.model, self.optimizer, self.accumulate = model, optimizer, accumulate
         self.max_skips = max_skips
+        self.recorder: Final = recorder
         self.steps = 0
         """Optimizer updates so far, as of the last outcome read."""
         self.skipped_steps = 0
@@ -254,7 +258,10 @@ class Stepper:
         scale = self._scale()
         if scale is not None:
             divisor = divisor * scale
+        if self.recorder is not None:
+            self.recorder.before_update()
         update = self._updater.apply(divisor=divisor, loss=loss)
+        self._record(update, divisor, loss, lr)
         if not self._first_gradients_seen:
             self._first_gradients_seen = True
             if self.scaler is None or not update.found_inf:  # fp16 finds its scale by overflowing
@@ -273,6 +280,26 @@ class Stepper:
                 error.result = result
                 raise
         return result
+
+    def _record(self, update: Update, divisor: float | Tensor, loss: Tensor, lr: float) -> None:
+        """Measure what the step did."""
+        if self.recorder is None:
+            return
+        scale, clipper = self._scale(), self.clipper
+        self.recorder.after_update(
+            self.optimizer,
+            params=update.params,
+            norms=update.norms,
+            divisor=divisor,
+            values={
+                "loss": loss,
+                "gradient.clip_coefficient": update.coefficient,
+                "gradient.clip_threshold": getattr(clipper, "max_norm", None) or math.nan,
+                "learning_rate": lr,
+                "loss_scale": 1.0 if scale is None else scale,
+                "step.skipped": update.found_inf,
+            },
+        )
 
     def _close_window(self) -> tuple[float | Tensor, float | Tensor, Tensor]:
         """Return divisor, weight and mean loss over the window, on all ranks, and open the next."""

@@ -24,6 +24,17 @@ class Update:
     """Those that had a gradient, in the order of the optimizer."""
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """An update that is decided, and still has to be made."""
+
+    update: Update
+    fold: dict[str, Tensor]
+    """What the fused kernel has to find on the optimizer: `grad_scale` and `found_inf`."""
+    skip: bool
+    """Whether the host knows that the optimizer must not be called."""
+
+
 class Updater:
     """One optimizer update from gradients that still have to be divided and clipped.
 
@@ -37,18 +48,24 @@ class Updater:
         clipper: None measures only.
         at_once: The host may look at values without waiting, as on a CPU. It then saves the
             optimizer a factor of 1, and the call if the step is skipped.
+        protect: Whether a step that is not finite is left out.
     """
 
     def __init__(
-        self, optimizer: torch.optim.Optimizer, clipper: Clipper | None, *, at_once: bool
+        self,
+        optimizer: torch.optim.Optimizer,
+        clipper: Clipper | None,
+        *,
+        at_once: bool,
+        protect: bool = True,
     ) -> None:
         self.optimizer: Final = optimizer
         self.clipper: Final = clipper
         self.folds: Final = _folds(optimizer)
-        self.at_once: Final = at_once
+        self.at_once = at_once
+        self.protect: Final = protect
         self._scale_clipper = clipper if isinstance(clipper, ScaleClipper) else None
 
-    @torch.no_grad()
     def apply(self, *, divisor: float | Tensor, loss: Tensor) -> Update:
         """Make one update.
 
@@ -59,48 +76,95 @@ class Updater:
         Returns:
             Norms, clip factor and decision.
         """
+        prepared = self.prepare(divisor=divisor, loss=loss)
+        if prepared.skip:
+            return prepared.update
+        try:
+            for name, value in prepared.fold.items():
+                setattr(self.optimizer, name, value)
+            self.optimizer.step()
+        finally:
+            for name in prepared.fold:
+                delattr(self.optimizer, name)
+        return prepared.update
+
+    @torch.no_grad()
+    def prepare(
+        self,
+        *,
+        divisor: float | Tensor,
+        loss: Tensor | None = None,
+        overflow: Tensor | None = None,
+    ) -> Prepared:
+        """Decide on one update, and change the gradients where that cannot be folded.
+
+        Args:
+            divisor: As for `apply`.
+            loss: As for `apply`; None if it is not known.
+            overflow: Not 0 if somebody else has found the gradients not finite, which skips the
+                step even without `protect`.
+
+        Returns:
+            What is left to do.
+        """
         params = _with_grad(self.optimizer)
         norm_type = 2.0 if self._scale_clipper is None else self._scale_clipper.norm_type
         norms = grad_norms(params, norm_type)
         if isinstance(divisor, Tensor) or divisor != 1:
             norms = GradNorms(norms.total / divisor, norms.each / divisor)
         if self.at_once:
-            return self._apply_at_once(params, norms, divisor, loss)
-        finite = norms.total.isfinite() & loss.to(norms.total.device).isfinite()
-        found_inf = (~finite).float()
+            return self._prepare_at_once(params, norms, divisor, loss, overflow)
+        finite = norms.total.isfinite()
+        if loss is not None:
+            finite = finite & loss.to(finite.device).isfinite()
+        vetoes = [(~finite).float()] if self.protect else []
+        if overflow is not None:
+            vetoes.append((overflow != 0).float().to(finite.device))
+        found_inf = torch.stack(vetoes).amax(dim=0) if vetoes else None
         total = torch.where(finite, norms.total, math.nan)  # NaN: not for a clipper's statistics
         coefficient, grad_scale = self._clip(params, total, divisor)
+        update = Update(0.0 if found_inf is None else found_inf, norms, coefficient, params)
         if self.folds:
-            self._step(grad_scale=grad_scale, found_inf=found_inf)
-        else:
-            scale, found = torch.stack([grad_scale, found_inf.to(grad_scale.dtype)]).tolist()
-            if not found:
-                _divide_(params, scale)
-                self._step()
-        return Update(found_inf, norms, coefficient, params)
+            fold = {"grad_scale": grad_scale.float()}
+            return Prepared(update, fold | _named(found_inf), skip=False)
+        if found_inf is None:
+            _divide_(params, grad_scale)
+            return Prepared(update, {}, skip=False)
+        scale, found = torch.stack([grad_scale, found_inf.to(grad_scale.dtype)]).tolist()
+        if not found:
+            _divide_(params, scale)
+        return Prepared(update, {}, skip=bool(found))
 
-    def _apply_at_once(
-        self, params: list[nn.Parameter], norms: GradNorms, divisor: float | Tensor, loss: Tensor
-    ) -> Update:
-        """Make one update, looking at values: the optimizer is not even called for a skip."""
+    def _prepare_at_once(
+        self,
+        params: list[nn.Parameter],
+        norms: GradNorms,
+        divisor: float | Tensor,
+        loss: Tensor | None,
+        overflow: Tensor | None,
+    ) -> Prepared:
+        """Decide on one update, looking at values."""
         total = norms.total.item()
-        if not (math.isfinite(total) and math.isfinite(loss.item())):
-            return Update(1.0, norms, 1.0, params)
-        if isinstance(self.clipper, NormClip):  # in numbers: tensors would take ten times as long
+        finite = math.isfinite(total) and (loss is None or math.isfinite(loss.item()))
+        if (self.protect and not finite) or (overflow is not None and overflow.item() != 0):
+            return Prepared(Update(1.0, norms, 1.0, params), {}, skip=True)
+        if not finite:
+            coefficient, scale = 1.0, float(divisor)
+        elif isinstance(self.clipper, NormClip):  # in numbers: tensors take ten times as long
             limit = self.clipper.max_norm
             coefficient = limit / total if total > limit else 1.0
             scale = float(divisor) / coefficient
         else:
             clipped, left = self._clip(params, norms.total, divisor)
             coefficient, scale = clipped.item(), left.item()
+        update = Update(0.0, norms, coefficient, params)
         if scale == 1:  # then the kernel need not write the gradients back
-            self._step()
-        elif self.folds:
-            self._step(grad_scale=torch.tensor(scale, dtype=torch.float32))
-        else:
-            _divide_(params, scale)
-            self._step()
-        return Update(0.0, norms, coefficient, params)
+            return Prepared(update, {}, skip=False)
+        if self.folds:
+            fold = {"grad_scale": torch.tensor(scale, dtype=torch.float32)}
+            return Prepared(update, fold, skip=False)
+        _divide_(params, scale)
+        return Prepared(update, {}, skip=False)
 
     def _clip(
         self, params: list[nn.Parameter], total: Tensor, divisor: float | Tensor
@@ -115,15 +179,9 @@ class Updater:
             return self.clipper.clip_(params).coefficient, one
         return one, one * divisor
 
-    def _step(self, **fold: Tensor) -> None:
-        """Call the optimizer with `grad_scale` or `found_inf` set on it."""
-        try:
-            for name, value in fold.items():
-                setattr(self.optimizer, name, value.float())
-            self.optimizer.step()
-        finally:
-            for name in fold:
-                delattr(self.optimizer, name)
+
+def _named(found_inf: Tensor | None) -> dict[str, Tensor]:
+    return {} if found_inf is None else {"found_inf": found_inf}
 
 
 def _folds(optimizer: torch.optim.Optimizer) -> bool:

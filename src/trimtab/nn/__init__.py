@@ -1,6 +1,6 @@
 """Networks and parts of networks that are sound before step 0."""
 
-from trimtab.nn._attention import Attention
+from trimtab.nn._attention import Attention, QueriesKeys
 from trimtab.nn._feed_forward import GEGLU, GLU, FeedForward, SwiGLU, gated_hidden
 from trimtab.nn._gpt import GPT
 from trimtab.nn._head import Head, TiedHead
@@ -32,6 +32,7 @@ __all__ = [
     "LayerScale",
     "PostNorm",
     "PreNorm",
+    "QueriesKeys",
     "ReZero",
     "Residual",
     "RotaryEmbedding",

@@ -11,6 +11,17 @@ from trimtab.nn._norms import RMS_EPS
 from trimtab.nn._rope import RotaryEmbedding
 
 
+class QueriesKeys(nn.Module):
+    """Passes queries and keys on as the dot product meets them: a place for a forward hook.
+
+    Attention logits are never stored by the fast kernels; from here they can be sampled.
+    """
+
+    def forward(self, q: torch.Tensor, k: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return `q`, (batch, time, heads, head_dim), and `k` unchanged."""
+        return q, k
+
+
 class Attention(nn.Module):
     """Self-attention over (batch, time, dim).
 
@@ -70,6 +81,7 @@ class Attention(nn.Module):
         self.q_norm = nn.RMSNorm(self.head_dim, eps=RMS_EPS) if qk_norm else None
         self.k_norm = nn.RMSNorm(self.head_dim, eps=RMS_EPS) if qk_norm else None
         self.rope = rope
+        self.queries_keys = QueriesKeys()
 
     def forward(
         self,
@@ -99,7 +111,7 @@ class Attention(nn.Module):
             q, k = self.q_norm(q.to(wide)), self.k_norm(k.to(wide))
         if self.rope is not None:
             q, k = self.rope(q), self.rope(k)
-        q, k = q.to(v.dtype), k.to(v.dtype)
+        q, k = self.queries_keys(q.to(v.dtype), k.to(v.dtype))
         mask = _merge_masks(attn_mask, key_padding_mask)
         y = self._attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), mask)
         out: torch.Tensor = self.out_proj(y.transpose(1, 2).flatten(2))

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from trimtab.engine._readback import Readback
+from trimtab.signals import Readback
 
 
 def test_numbers_come_back_in_order():

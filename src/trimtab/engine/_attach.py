@@ -1,0 +1,371 @@
+"""attach: clip, protect and watch any training loop from inside `optimizer.step()`."""
+
+import copy
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Literal, Self
+
+import torch
+from torch import Tensor, nn
+
+from trimtab.engine._optimizer_hooks import OptimizerHooks, refuse_attached
+from trimtab.engine._pitfalls import ClipWatch, refuse_foreign
+from trimtab.engine._run_info import describe_run, open_run
+from trimtab.errors import ConfigError, DivergedError, StateError
+from trimtab.optim import Clipper, as_clipper
+from trimtab.signals import (
+    Recorder,
+    Run,
+    ScalarLoggers,
+    StepRecord,
+    Uncopied,
+    Watch,
+    as_watch,
+    load_run,
+)
+
+HISTORY: Final = 200
+"""Step records that are kept in memory."""
+
+
+def attach(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer],
+    *,
+    clip: float | Clipper | None = 1.0,
+    protect: bool = True,
+    watch: bool | int | Watch = True,
+    out: Path | str | Literal["auto"] | None = "auto",
+    loggers: Sequence[Callable[[int, Mapping[str, float]], None]] = (),
+    config: Mapping[str, Any] | None = None,
+    max_skips: int = 50,
+) -> "Trim":
+    """Clip, protect, measure and record every step of a training loop that stays as it is.
+
+    Works through hooks of the modules and of `optimizer.step()`, so a plain loop, Lightning, the
+    Transformers Trainer and Accelerate need no other change. Gradient accumulation, `GradScaler`,
+    DDP and FSDP2 stay the loop's own business; what is clipped and measured is what the optimizer
+    is about to use, after unscaling.
+
+    With a fused optimizer clipping and skipping ride on the update itself. Another one on an
+    accelerator has to wait for one value a step; pass `fused=True` to it, or `protect=False`.
+
+    Args:
+        model: As it is trained: plain, compiled, wrapped in DDP or sharded.
+        optimizer: One or several, over this model's parameters. LBFGS is measured only.
+        clip: Largest joint L2 norm of the gradients, or a `Clipper`; None leaves them alone. A
+            loop that clips by itself is clipped to the lower of the two.
+        protect: Whether a step with a gradient that is not finite is left out. It then touches
+            neither parameters nor the optimizer's state.
+        watch: What is measured how often: True for the defaults, False for the numbers of each
+            step alone, a number of steps between records, or a `Watch`.
+        out: Run folder for what is measured; `"auto"` makes one under `runs/`, None keeps it in
+            memory only. Needs the `watch` extra.
+        loggers: Called with each record: `trimtab.signals.tensorboard_logger(...)` and its like,
+            or any function of step and numbers.
+        config: Settings of the run to keep beside it; what JSON can hold.
+        max_skips: Steps left out in a row before `DivergedError` ends the run.
+
+    Returns:
+        What shows the measurements and takes all of it off again.
+
+    Raises:
+        ConfigError: The optimizer holds no parameter of the model, or a value is out of range.
+        StateError: The optimizer is attached already.
+
+    Examples:
+        >>> model = nn.Linear(4, 1)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> with attach(model, optimizer, out=None) as trim:
+        ...     loss = trim.loss(model(torch.ones(8, 4)).square().mean())
+        ...     loss.backward()
+        ...     optimizer.step()
+        >>> trim.steps
+        1
+    """
+    given = list(optimizer) if isinstance(optimizer, list | tuple) else [optimizer]
+    return Trim(
+        model,
+        _as_optimizers(given),
+        clipper=as_clipper(clip),
+        protect=protect,
+        watch=as_watch(watch),
+        out=out,
+        loggers=loggers,
+        config=config,
+        max_skips=max_skips,
+        take_overflow=not _overflow_is_theirs(model, given),
+    )
+
+
+class Trim(Uncopied):
+    """A training loop that is clipped, protected and watched; made by `attach`.
+
+    Attributes:
+        steps: Optimizer steps so far, as of the last one that was read.
+        skipped_steps: Those left out because a gradient was not finite.
+        history: Records of the last 200 steps.
+        folder: Where the measurements are; None if only in memory.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizers: Sequence[torch.optim.Optimizer],
+        *,
+        clipper: Clipper | None,
+        protect: bool,
+        watch: Watch,
+        out: Path | str | None,
+        loggers: Sequence[Callable[[int, Mapping[str, float]], None]],
+        config: Mapping[str, Any] | None,
+        max_skips: int,
+        take_overflow: bool,
+    ) -> None:
+        if isinstance(max_skips, bool) or not isinstance(max_skips, int) or max_skips < 1:
+            raise ConfigError(f"max_skips must be a whole number of at least 1, got {max_skips!r}.")
+        for optimizer in optimizers:
+            refuse_foreign(model, optimizer)
+            refuse_attached(optimizer)
+        self.max_skips: Final = max_skips
+        self._clippers: Final = _clippers(clipper, len(optimizers))
+        self.steps, self.skipped_steps, self._skips_in_a_row = 0, 0, 0
+        self.history: deque[StepRecord] = deque(maxlen=HISTORY)
+        self._clip_watch = ClipWatch()
+        self._loggers = ScalarLoggers(loggers)
+        params = [[p for g in o.param_groups for p in g["params"]] for o in optimizers]
+        self.recorder: Final = Recorder(model, *params, watch=watch)
+        # Sum and number, on the device: a list would make torch.compile count its length.
+        wide = torch.float64 if self.recorder.at_once else torch.float32
+        self._losses = torch.zeros(2, dtype=wide, device=self.recorder.device)
+        self.recorder.sinks.append(self._take)
+        try:
+            info = describe_run(model, optimizers, self.recorder, clipper=clipper, config=config)
+            self.folder, self._writer = open_run(out, info)
+        except BaseException:
+            self.recorder.close()
+            raise
+        self._hooks = [
+            OptimizerHooks(
+                o,
+                self.recorder,
+                each,
+                which=which,
+                protect=protect,
+                take_overflow=take_overflow,
+                take_loss=self._take_loss,
+                note_loss=self.loss,
+            )
+            for which, (o, each) in enumerate(zip(optimizers, self._clippers, strict=True))
+        ]
+        self._model_hook = model.register_forward_hook(_LossTap(self))
+
+    def loss(self, loss: Tensor) -> Tensor:
+        """Note a loss of the current step, and return it as it is.
+
+        Not compulsory: the loss of a model that returns it (`output.loss` or `output["loss"]`), and
+        that of a closure, is seen anyway. Of several micro-batches the mean is recorded. Without
+        gradients, as in evaluation, nothing is noted.
+        """
+        if isinstance(loss, Tensor) and loss.numel() == 1 and torch.is_grad_enabled():
+            self._losses[0] += loss.detach().reshape(()).to(self._losses.device)
+            self._losses[1] += 1
+        return loss
+
+    def _take_loss(self) -> Tensor:
+        """Return the mean of the losses noted since the last step; NaN if there is none."""
+        total, count = self._losses.to(self.recorder.device, copy=True)
+        self._losses.zero_()
+        mean: Tensor = total / count
+        return mean
+
+    def _take(self, record: StepRecord) -> None:
+        """Take in one step's numbers: keep, write, log, and count skipped steps.
+
+        Raises:
+            DivergedError: More than `max_skips` steps in a row were left out.
+        """
+        self.steps = record.step
+        self.history.append(record)
+        values = record.values
+        if self._writer is not None:
+            record.append_to(self._writer)
+        if len(self._loggers):
+            self._loggers(record.step, record.scalars())
+        if not values["step.skipped"]:
+            self._skips_in_a_row = 0
+            self._clip_watch.see(values["gradient.clip_coefficient"], values["gradient.norm"])
+            return
+        self.skipped_steps += 1
+        self._skips_in_a_row += 1
+        if self._writer is not None:
+            self._writer.event(record.step, "skipped", norm=values["gradient.norm"])
+        if self._skips_in_a_row > self.max_skips:
+            raise DivergedError(
+                f"{self._skips_in_a_row} steps in a row had a gradient that was not finite and "
+                "were left out. Parameters and optimizer are as the last good step left them. Look "
+                "at the data and the loss first; then lower the learning rate or warm up longer."
+            )
+
+    def run(self) -> Run:
+        """Return everything recorded so far, to read as tables.
+
+        Raises:
+            StateError: Nothing is written to disk.
+        """
+        if self._writer is None or self.folder is None:
+            raise StateError("This run is kept in memory only. Pass out= to attach() to record it.")
+        self.recorder.sync()
+        self._writer.flush()
+        return load_run(self.folder)
+
+    def report(self, path: Path | None = None) -> Path:
+        """Write the run as one HTML file and return where; default `report.html` in its folder.
+
+        Raises:
+            StateError: Nothing is written to disk.
+        """
+        from trimtab.report import write_report
+
+        return write_report([self.run().path], path)
+
+    def plot(self) -> Any:
+        """Return Matplotlib figures: losses and norms over the steps, and heat maps of layers.
+
+        Raises:
+            StateError: Nothing is written to disk.
+        """
+        from trimtab.report import plot
+
+        return plot(self.run().path)
+
+    def dead_units(self, module: str) -> Tensor | None:
+        """Return which units of a module are dead, `(num_units,)`; None if that is not known.
+
+        Raises:
+            ConfigError: There is no such module, or it is not watched.
+        """
+        names = self.recorder.taps.names
+        if module not in names:
+            raise ConfigError(f"No module {module!r} is watched. Known are: {', '.join(names)}.")
+        return self.recorder.taps.units.dead(names.index(module))
+
+    def sync(self) -> None:
+        """Take in the last step, waiting for the device if it is not there yet."""
+        self.recorder.sync()
+
+    def detach(self) -> None:
+        """Take all hooks off, deliver what is on its way, and close the run folder.
+
+        Model and optimizer are then as if nothing had ever been attached. A second call does
+        nothing.
+        """
+        for hooks in self._hooks:
+            hooks.remove()
+        self._model_hook.remove()
+        try:
+            self.recorder.close()
+        finally:
+            if self._writer is not None:
+                self._writer.close()
+            self._loggers.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.detach()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what later steps depend on: counters, the clipper's memory, all references."""
+        self.sync()
+        state = {
+            "recorder": self.recorder.state_dict(),
+            "skipped_steps": self.skipped_steps,
+            "skips_in_a_row": self._skips_in_a_row,
+        }
+        if self._clippers[0] is None:
+            return state
+        return state | {"clippers": [c.state_dict() for c in self._clippers if c is not None]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what `state_dict` returned.
+
+        Raises:
+            ConfigError: The state is of a run with a clipper, and this one has none, or the other
+                way round.
+        """
+        saved, here = "clippers" in state, self._clippers[0] is not None
+        if saved != here:
+            raise ConfigError(
+                f"The saved run has {'a' if saved else 'no'} clipper, this one has "
+                f"{'one' if here else 'none'}. Attach with the clip= it was saved with."
+            )
+        self.recorder.load_state_dict(state["recorder"])
+        for clipper, memory in zip(self._clippers, state.get("clippers", ()), strict=False):
+            if clipper is not None:
+                clipper.load_state_dict(memory)
+        self.steps = self.recorder.step
+        self.skipped_steps = state["skipped_steps"]
+        self._skips_in_a_row = state["skips_in_a_row"]
+
+
+class _LossTap(Uncopied):
+    """The forward hook of the whole model, which sees a loss that the model itself returns."""
+
+    def __init__(self, trim: Trim) -> None:
+        self.trim = trim
+
+    def __call__(self, module: nn.Module, _args: Any, output: Any) -> None:
+        if isinstance(output, Tensor) or not (module.training and torch.is_grad_enabled()):
+            return
+        loss = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
+        if isinstance(loss, Tensor):
+            self.trim.loss(loss)
+
+
+def _as_optimizers(given: Sequence[Any]) -> list[torch.optim.Optimizer]:
+    """Return the torch optimizers that are meant; wrappers of other engines are seen through.
+
+    Raises:
+        ConfigError: There is none, or one is named twice.
+    """
+    found: list[torch.optim.Optimizer] = []
+    for each in given:
+        inner = each
+        while type(inner).__name__ in {"AcceleratedOptimizer", "LightningOptimizer"}:
+            inner = inner.optimizer
+        if not isinstance(inner, torch.optim.Optimizer):
+            raise ConfigError(
+                "optimizer must be a torch optimizer or a list of them, got "
+                f"{type(inner).__name__}."
+            )
+        if any(inner is other for other in found):
+            raise ConfigError(f"The list of optimizers names one {type(inner).__name__} twice.")
+        found.append(inner)
+    if not found:
+        raise ConfigError("optimizer is an empty list; there is nothing to attach to.")
+    return found
+
+
+def _overflow_is_theirs(model: nn.Module, optimizers: Sequence[Any]) -> bool:
+    """Tell whether an engine wants to see for itself which steps a GradScaler left out.
+
+    Lightning refuses to clip for an optimizer that unscales by itself, and Accelerate holds the
+    schedule when `step()` was not called.
+    """
+    lightning = any(kind.__name__ == "LightningModule" for kind in type(model).__mro__)
+    return lightning or any(type(o).__name__ == "AcceleratedOptimizer" for o in optimizers)
+
+
+def _clippers(clipper: Clipper | None, number: int) -> list[Clipper | None]:
+    """Return one clipper for each optimizer: what one remembers must not mix with the others'."""
+    shared = clipper is None or not clipper.state_dict()
+    return [clipper if shared or i == 0 else copy.deepcopy(clipper) for i in range(number)]

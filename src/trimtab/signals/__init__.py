@@ -1,0 +1,42 @@
+"""Measured signals: what is measured, how it is kept, and how it is read again."""
+
+from trimtab.signals._catalogue import SIGNALS, Signal, signal_table
+from trimtab.signals._histogram import histogram_edges
+from trimtab.signals._load import Run, load_run
+from trimtab.signals._loggers import (
+    Logger,
+    ScalarLoggers,
+    csv_logger,
+    mlflow_logger,
+    tensorboard_logger,
+    wandb_logger,
+)
+from trimtab.signals._readback import Readback
+from trimtab.signals._record import StepRecord, as_columns
+from trimtab.signals._recorder import Recorder
+from trimtab.signals._store import RunWriter
+from trimtab.signals._taps import Uncopied
+from trimtab.signals._watch import Watch, as_watch
+
+__all__ = [
+    "SIGNALS",
+    "Logger",
+    "Readback",
+    "Recorder",
+    "Run",
+    "RunWriter",
+    "ScalarLoggers",
+    "Signal",
+    "StepRecord",
+    "Uncopied",
+    "Watch",
+    "as_columns",
+    "as_watch",
+    "csv_logger",
+    "histogram_edges",
+    "load_run",
+    "mlflow_logger",
+    "signal_table",
+    "tensorboard_logger",
+    "wandb_logger",
+]

@@ -1,0 +1,322 @@
+"""Taps: forward hooks that copy a sample of each module's output, and do nothing else."""
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from trimtab.nn import Attention, QueriesKeys
+from trimtab.signals._attention import attention_gauges
+from trimtab.signals._gauges import ABSENT
+from trimtab.signals._sample import sample
+
+CONTAINERS: Final = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.Identity)
+"""Their outputs are those of other modules."""
+
+SILENT: Final = (nn.Flatten, nn.Unflatten, nn.modules.dropout._DropoutNd)
+"""What they do to a distribution is known."""
+
+BOUNDS: Final[dict[type[nn.Module], tuple[float, float]]] = {
+    nn.Tanh: (-1.0, 1.0),
+    nn.Sigmoid: (0.0, 1.0),
+    nn.Hardtanh: (-1.0, 1.0),
+    nn.Hardsigmoid: (0.0, 1.0),
+    nn.Softsign: (-1.0, 1.0),
+}
+"""Ranges of bounded activations; that of `Hardtanh` is read from the module."""
+
+UNIT_ROWS: Final = 64
+"""Rows of a record in which a unit can show that it is alive."""
+UNIT_WINDOW: Final = 4
+"""Records after which a unit that stayed zero counts as dead: some 256 rows. A healthy unit that is
+zero on 90 % of its inputs stays zero on as many once in 5e11 windows."""
+
+WRAPPERS: Final = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|module|_fsdp_wrapped_module)(?:\.|$)")
+"""What torch.compile, DDP and FSDP put into names."""
+
+
+def site_name(name: str) -> str:
+    """Return a module's or parameter's name as the user wrote it, without wrappers' parts."""
+    return WRAPPERS.sub("", name).strip(".") or "model"
+
+
+def watched_modules(model: nn.Module, keep: Callable[[str], bool]) -> dict[str, nn.Module]:
+    """Return the modules worth a tap, by name, in the order of registration.
+
+    Args:
+        model: Wrapped or not.
+        keep: Whether a name is wanted.
+    """
+    found: dict[str, nn.Module] = {}
+    for name, module in model.named_modules():
+        plain = site_name(name)
+        if plain in found or isinstance(module, CONTAINERS + SILENT) or not keep(plain):
+            continue
+        if type(module).__name__ in {"OptimizedModule", "DistributedDataParallel"}:
+            continue
+        if isinstance(module, QueriesKeys):  # shown at the attention that it is a part of
+            continue
+        found[plain] = module
+    return found
+
+
+def compiled_modules(model: nn.Module) -> list[str]:
+    """Return the prefix of the names of what is inside each compiled module; empty for `model`."""
+    return [
+        f"{plain}." if (plain := WRAPPERS.sub("", name).strip(".")) else ""
+        for name, module in model.named_modules()
+        if type(module).__name__ == "OptimizedModule" or module._compiled_call_impl is not None
+    ]
+
+
+class Inert:
+    """What is left of a hook in a copied or pickled model."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> None:
+        """Do nothing."""
+
+
+class Uncopied:
+    """What watches one model: a copied or pickled model is not watched, and has `Inert` for it."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Inert:
+        return Inert()
+
+    def __reduce__(self) -> tuple[type[Inert], tuple[()]]:
+        return Inert, ()
+
+
+class Taps:
+    """Samples of module outputs, one row a module, filled in by the forward pass.
+
+    A module that is called twice shows its last call. Nothing is copied unless `armed`, in
+    evaluation, or without gradients.
+
+    Args:
+        model: Whose mode tells training from evaluation.
+        modules: What to tap, by name.
+        size: Elements of a sample.
+        device: Where the samples are kept.
+    """
+
+    def __init__(
+        self, model: nn.Module, modules: Mapping[str, nn.Module], *, size: int, device: torch.device
+    ) -> None:
+        self.model, self.armed = model, False
+        self.names = list(modules)
+        self.samples = torch.full((len(modules), size), ABSENT, device=device)
+        self.bounds = torch.tensor([_bounds(m) for m in modules.values()], device=device)
+        self.bounds = self.bounds.reshape(-1, 2)
+        self.units = Units(len(modules), device)
+        self._rows = self.samples.unbind()
+        self._attention = torch.full((len(modules), 2), math.nan, device=device)
+        self._handles: list[Any] = []
+        for index, module in enumerate(modules.values()):
+            self._handles.append(module.register_forward_hook(_Tap(self, index)))
+            if isinstance(module, Attention):
+                inner = module.queries_keys
+                hook = _AttentionTap(self, index, module)
+                self._handles.append(inner.register_forward_hook(hook))
+
+    def arm(self, armed: bool) -> None:  # noqa: FBT001 # a setter
+        """Copy samples in the next forward passes, or do not."""
+        if armed and self._rows:
+            self.samples.fill_(ABSENT)
+            self._attention.fill_(math.nan)
+        self.armed = armed
+
+    @property
+    def looking(self) -> bool:
+        """Whether a forward pass is to be sampled now."""
+        # `armed` last: torch.compile then makes one graph for evaluation, not two.
+        return torch.is_grad_enabled() and self.model.training and self.armed
+
+    def move_to(self, device: torch.device) -> None:
+        """Keep the samples on this device."""
+        self.samples, self.bounds = self.samples.to(device), self.bounds.to(device)
+        self._rows = self.samples.unbind()
+        self._attention = self._attention.to(device)
+        self.units.move_to(device)
+
+    def attention(self) -> Tensor:
+        """Return largest logit and entropy of each module, `(num_modules, 2)`; NaN elsewhere."""
+        return self._attention
+
+    def see_attention(
+        self, index: int, output: tuple[Tensor, Tensor], *, causal: bool, softcap: float | None
+    ) -> None:
+        """Measure logits from queries and keys."""
+        if self.looking:
+            q, k = output
+            gauges = attention_gauges(q.detach(), k.detach(), causal=causal, softcap=softcap)
+            self._attention[index].copy_(gauges)
+
+    def see(self, index: int, output: Any) -> None:
+        """Take a sample of one output."""
+        if not self.looking:
+            return
+        tensor = find_tensor(output)
+        if tensor is None:
+            return
+        tensor = tensor.detach()
+        part = sample(tensor, self.samples.shape[1])
+        self._rows[index][: part.shape[0]].copy_(part)
+        self.units.see(index, tensor)
+
+    def remove(self) -> None:
+        """Take all hooks off."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self.armed = False
+
+
+class _Tap(Uncopied):
+    """One forward hook."""
+
+    def __init__(self, taps: Taps, index: int) -> None:
+        self.taps, self.index = taps, index
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> None:  # noqa: ARG002 # torch's
+        self.taps.see(self.index, output)
+
+
+class _AttentionTap(Uncopied):
+    """The forward hook on a module's queries and keys."""
+
+    def __init__(self, taps: Taps, index: int, attention: Attention) -> None:
+        self.taps, self.index = taps, index
+        self.causal, self.softcap = attention.causal, attention.softcap
+
+    def __call__(self, module: nn.Module, args: Any, output: tuple[Tensor, Tensor]) -> None:  # noqa: ARG002 # torch's
+        self.taps.see_attention(self.index, output, causal=self.causal, softcap=self.softcap)
+
+
+class Units:
+    """Which units of which modules have been alive lately.
+
+    Only modules whose outputs are often exactly zero are looked at; which, is decided from record
+    to record by their sampled zero fraction.
+
+    Args:
+        num_modules: Rows of the taps.
+        device: Where the masks are kept.
+    """
+
+    def __init__(self, num_modules: int, device: torch.device) -> None:
+        self.device = device
+        self.watched = [False] * num_modules
+        self._now: dict[int, Tensor] = {}
+        self._before: dict[int, Tensor] = {}
+        self._records: dict[int, int] = {}
+
+    def watch(self, indices: Sequence[int]) -> None:
+        """Look at these modules too, from the next record on."""
+        for index in indices:
+            self.watched[index] = True
+
+    def see(self, index: int, output: Tensor) -> None:
+        """Note which units of one output are not zero."""
+        if not (self.watched[index] or torch.compiler.is_compiling()):
+            return  # compiled code looks at all of them: each change here would make a new graph
+        alive = (unit_rows(output) != 0).any(dim=0).to(self.device)  # (num_units,)
+        old = self._now.get(index)
+        self._now[index] = alive if old is None or old.shape != alive.shape else old | alive
+
+    def move_to(self, device: torch.device) -> None:
+        """Keep the masks on this device."""
+        self.device = device
+        self._now = {i: mask.to(device) for i, mask in self._now.items()}
+        self._before = {i: mask.to(device) for i, mask in self._before.items()}
+
+    def measure(self, num_modules: int) -> Tensor:
+        """Close a record; returns each module's dead fraction, `(num_modules,)`, NaN if unknown.
+
+        A unit is dead if it was zero in all of the last full window and in the one since.
+        """
+        fractions = torch.full((num_modules,), math.nan, device=self.device)
+        for index in list(self._now):
+            if not self.watched[index]:
+                continue
+            self._records[index] = self._records.get(index, 0) + 1
+            now, before = self._now[index], self._before.get(index)
+            if self._records[index] % UNIT_WINDOW == 0:
+                self._before[index] = now
+                self._now[index] = torch.zeros_like(now)
+                before = now if before is None or before.shape != now.shape else before | now
+            elif before is None or before.shape != now.shape:
+                continue
+            else:
+                before = before | now
+            fractions[index] = 1 - before.float().mean()
+        return fractions
+
+    def dead(self, index: int) -> Tensor | None:
+        """Return which units of a module are dead, `(num_units,)`; None if unknown."""
+        before = self._before.get(index)
+        return None if before is None else ~(before | self._now[index])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return which modules are looked at, and the masks."""
+        masks = {str(i): [self._now[i], self._before.get(i)] for i in self._now}
+        return {
+            "watched": list(self.watched),
+            "masks": {i: [m for m in pair if m is not None] for i, pair in masks.items()},
+            "records": {str(i): n for i, n in self._records.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what `state_dict` returned."""
+        self.watched = list(state["watched"])
+        masks = {int(i): [m.to(self.device).clone() for m in p] for i, p in state["masks"].items()}
+        self._now = {i: pair[0] for i, pair in masks.items()}
+        self._before = {i: pair[1] for i, pair in masks.items() if len(pair) > 1}
+        self._records = {int(i): n for i, n in state["records"].items()}
+
+
+def unit_rows(output: Tensor) -> Tensor:
+    """Return up to `UNIT_ROWS` rows spread over a batch, `(rows, num_units)`.
+
+    Units are the channels of an image, else the last dimension. The cost does not depend on the
+    batch.
+    """
+    if output.ndim >= 4:
+        output = output.movedim(1, -1)
+    leading = output.ndim - 1
+    each = round(UNIT_ROWS ** (1 / max(1, leading)))
+    for dim in range(leading):
+        step = max(1, output.shape[dim] // each)
+        output = output[(slice(None),) * dim + (slice(0, each * step, step),)]
+    return output.reshape(-1, output.shape[-1] if output.ndim else 1)
+
+
+def find_tensor(output: Any) -> Tensor | None:
+    """Return the first dense, real floating tensor in what a module returned, or None."""
+    if isinstance(output, Tensor):
+        local = output.to_local() if hasattr(output, "to_local") else output
+        usable = local.is_floating_point() and local.layout == torch.strided and local.numel() > 0
+        return local if usable and not local.is_meta else None
+    parts: Any = ()
+    if isinstance(output, Mapping):
+        parts = output.values()
+    elif isinstance(output, tuple | list):
+        parts = output
+    else:  # a dataclass
+        parts = [getattr(output, n, None) for n in getattr(output, "__dataclass_fields__", ())]
+    for part in parts:
+        found = find_tensor(part)
+        if found is not None:
+            return found
+    return None
+
+
+def _bounds(module: nn.Module) -> tuple[float, float]:
+    if isinstance(module, nn.Hardtanh):
+        return (module.min_val, module.max_val)
+    for kind, bounds in BOUNDS.items():
+        if isinstance(module, kind):
+            return bounds
+    return (math.nan, math.nan)
