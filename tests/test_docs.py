@@ -18,10 +18,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from trimtab.cli import main
+from trimtab.signals import RunWriter
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -146,6 +148,14 @@ def command_id(command: Command) -> str:
     return f"{name(command.page)}:{command.line}"
 
 
+def record_runs(paths: list[str], folder: Path) -> None:
+    """Write the runs that a command wants to show."""
+    for path in paths:
+        writer = RunWriter(folder / path, info={})
+        writer.append("steps", 0, {"loss": np.ones(1)})
+        writer.close()
+
+
 def accept(args: list[str], page: Path, folder: Path) -> None:
     """Check that the trimtab command takes these arguments."""
     write_files(page, folder)
@@ -154,6 +164,9 @@ def accept(args: list[str], page: Path, folder: Path) -> None:
             assert "--config" not in args
             args = [a for a in args if a != "--resume"]
         args = [*args, "--print-config"]
+    if args[:1] in (["report"], ["watch"]):
+        record_runs([a for a in args[1:] if a.startswith("runs/")] or ["runs/newest"], folder)
+        args = [a for a in args if a != "--open"]
     try:
         status = main(args)
     except SystemExit as stop:
@@ -184,9 +197,10 @@ def test_make_command_exists(command, workplace, capsys):
 
 @functools.cache
 def known_options() -> str:
-    """Return the help of every recipe."""
-    command = [sys.executable, "-m", "trimtab.cli", "train"]
-    helps = [[*command, "gpt", "--help"], [*command, "stablenet", "--help"]]
+    """Return the help of every recipe and command."""
+    command = [sys.executable, "-m", "trimtab.cli"]
+    named = (["train", "gpt"], ["train", "stablenet"], ["report"], ["watch"])
+    helps = [[*command, *words, "--help"] for words in named]
     return "".join(subprocess.check_output(h, text=True) for h in helps)
 
 

@@ -14,7 +14,15 @@ from trimtab.errors import ConfigError, TrimtabError
 EXTRA: Final = {"matplotlib", "rich", "safetensors", "sklearn", "tomlkit", "tyro"}
 """Packages of the `train` extra."""
 
-FREE_ON_RESUME: Final = {"out", "device", "threads", "eval_every", "save_every", "keep_checkpoints"}
+FREE_ON_RESUME: Final = {
+    "device",
+    "eval_every",
+    "keep_checkpoints",
+    "out",
+    "save_every",
+    "threads",
+    "watch",
+}
 """Settings that a resumed run may change: they do not decide its numbers."""
 
 USAGE: Final = """\
@@ -25,6 +33,10 @@ Keeps the training of deep networks stable.
 commands:
   train [RECIPE]   train a network with every stabilising technique on
                    (recipes: gpt, the default, and stablenet)
+  watch [RUN]      show a run on the terminal while it goes on
+  report [RUN [RUN2]]
+                   write an HTML page about a run, or about two side by side
+                   (without RUN: the newest one under runs/)
 
 options:
   -h, --help       show this help; 'trimtab train --help' shows every option of a command
@@ -79,7 +91,7 @@ def _command(name: str) -> Callable[[list[str]], int]:
     Raises:
         ConfigError: There is no such command.
     """
-    commands = {"train": _train}
+    commands = {"train": _train, "watch": _watch, "report": _report}
     if name not in commands:
         known = ", ".join(commands)
         raise ConfigError(f"There is no command {name!r}. Known are: {known}. See trimtab --help.")
@@ -170,22 +182,19 @@ def _parse(args: list[str], recipe: str, config: object) -> Any:
     """Return the options, with `settings` of the recipe's own type."""
     import tyro
 
-    def flag(help_text: str) -> Any:
-        return Annotated[bool, tyro.conf.arg(help=help_text), tyro.conf.FlagCreatePairsOff]
-
     file_help = "TOML file with settings, as --print-config prints them; options go over it."
     options = make_dataclass(
         "Options",
         [
             ("settings", type(config), config),
             ("config", Annotated[Path | None, tyro.conf.arg(help=file_help)], None),
-            ("resume", flag("Go on with the run in --out, or with the newest one."), False),
+            ("resume", _flag("Go on with the run in --out, or with the newest one."), False),
             (
                 "json",
-                flag("Print the summary as JSON, as the last line of standard output."),
+                _flag("Print the summary as JSON, as the last line of standard output."),
                 False,
             ),
-            ("print_config", flag("Print the effective settings as TOML and stop."), False),
+            ("print_config", _flag("Print the effective settings as TOML and stop."), False),
         ],
         frozen=True,
     )
@@ -212,6 +221,59 @@ def _refuse_changes(saved: object, asked: object) -> None:
                 f"The run to resume has {field.name} = {old}; with {new} it would not go on but be "
                 "another run. Leave the option out, or start a new run."
             )
+
+
+def _flag(help_text: str) -> Any:
+    import tyro
+
+    return Annotated[bool, tyro.conf.arg(help=help_text), tyro.conf.FlagCreatePairsOff]
+
+
+def _watch(args: list[str]) -> int:
+    """Show a run on the terminal."""
+    import tyro
+
+    from trimtab.report import newest_run, watch
+
+    run_help = "The run's folder; default: the newest one under runs/."
+    folder: Any = Annotated[Path | None, tyro.conf.arg(help=run_help, metavar="[RUN]")]
+    options: Any = make_dataclass(
+        "Options",
+        [
+            ("run", tyro.conf.Positional[folder], None),  # type: ignore[misc] # made at run time
+            ("once", _flag("Show what there is now, and stop."), False),
+        ],
+    )
+    given = tyro.cli(options, prog="trimtab watch", description=_watch.__doc__, args=args)
+    watch(given.run or newest_run(), once=given.once)
+    return 0
+
+
+def _report(args: list[str]) -> int:
+    """Write an HTML page about a run, or about two runs side by side."""
+    import tyro
+
+    from trimtab.report import newest_run, write_report
+
+    run_help = "Folders of one run or two; default: the newest one under runs/."
+    folders: Any = Annotated[tuple[Path, ...], tyro.conf.arg(help=run_help, metavar="[RUN [RUN2]]")]
+    out = Annotated[Path | None, tyro.conf.arg(help="The page; default: report.html in RUN.")]
+    options: Any = make_dataclass(
+        "Options",
+        [
+            ("run", tyro.conf.Positional[folders], ()),  # type: ignore[misc] # made at run time
+            ("out", out, None),
+            ("open", _flag("Open the page in the browser."), False),
+        ],
+    )
+    given = tyro.cli(options, prog="trimtab report", description=_report.__doc__, args=args)
+    path = write_report(given.run or (newest_run(),), given.out)
+    print(path)
+    if given.open:
+        import webbrowser
+
+        webbrowser.open(path.resolve().as_uri())
+    return 0
 
 
 def _print_summary(summary: dict[str, Any]) -> None:
