@@ -1,4 +1,4 @@
-"""What a stable step costs: Stepper beside clip_grad_norm_ + AdamW, and our loop beside a plain one.
+"""What a stable step costs: Stepper beside clip_grad_norm_ + AdamW, our loop beside a plain one.
 
 Claims: clipping, per-parameter norms and skipping take at most 0.75x of `clip_grad_norm_` and
 `AdamW(fused=True)` at 40 M parameters and never more than 1.00x; the whole training loop takes at
@@ -146,6 +146,7 @@ def compare_loops(device: torch.device, rounds: int, steps: int = 5) -> dict[str
             "trimtab train": lambda: timed(complete, device),
         }
         seconds = interleave(contenders, rounds=rounds)
+        training.close()
     same = all(
         torch.allclose(a, b, rtol=1e-2, atol=1e-4)
         for a, b in zip(model.parameters(), training.task.model.parameters(), strict=True)

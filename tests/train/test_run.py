@@ -1,12 +1,13 @@
 import json
 
+import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from trimtab import ConfigError
+from trimtab import ConfigError, load_run
 from trimtab.checkpoint import list_checkpoints
 
 KEYS = {
@@ -19,7 +20,7 @@ KEYS = {
 def test_a_run_leaves_a_whole_folder(run, name):
     summary, folder = run(name)
     assert {p.name for p in folder.iterdir()} == {
-        *("config.toml", "metrics.csv", "checkpoints", "curves.png", "summary.json")
+        *("config.toml", "metrics.csv", "checkpoints", "curves.png", "signals", "summary.json")
     }
     assert json.loads((folder / "summary.json").read_text()) == summary
     extra = {"test_accuracy"} if name == "stablenet" else set()
@@ -165,3 +166,33 @@ def test_lines_without_a_terminal_are_plain(run, console):
     lines = console.file.getvalue().splitlines()
     assert any(line.startswith("step 12/12  loss ") for line in lines)
     assert not any("\x1b" in line or "\r" in line for line in lines)
+
+
+def test_every_layer_is_recorded(run):
+    """With the signals beside the loop's own numbers, also over an interruption."""
+    _, folder = run("gpt", run={"watch": 4})
+
+    recorded = load_run(folder)
+
+    steps = recorded.table("steps", backend="pandas").set_index("step")
+    metrics = pd.read_csv(folder / "metrics.csv").set_index("step")
+    assert steps.index.tolist() == metrics.index.tolist() == list(range(1, 13))
+    for signal, column in {
+        "loss": "loss",
+        "gradient.norm": "grad_norm",
+        "learning_rate": "lr",
+    }.items():
+        np.testing.assert_allclose(steps[signal], metrics[column], rtol=1e-5)
+    modules = recorded.table("modules", backend="pandas")
+    assert sorted(set(modules["step"])) == [1, 4, 8, 12]
+    assert "blocks.0.attention.branch" in set(modules["site"])
+    assert recorded.info["config"]["run"]["watch"] == 4
+
+
+def test_watching_changes_no_number(run):
+    watched, _ = run("gpt", out="watched", run={"watch": 1})
+    plain, folder = run("gpt", out="plain", run={"watch": 0})
+
+    assert watched["final_loss"] == plain["final_loss"]
+    assert watched["val_loss"] == plain["val_loss"]
+    assert not (folder / "signals").exists()

@@ -1,11 +1,16 @@
-"""Optimizer and schedule as the settings ask for them."""
+"""Optimizer, schedule and recorder as the settings ask for them."""
 
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
+from trimtab.engine import Stepper, describe_run
 from trimtab.optim import param_groups, schedule
+from trimtab.signals import Recorder, RunWriter, as_watch
 from trimtab.train._config import OptimizerConfig
+from trimtab.train._folder import RunFolder
+from trimtab.train._task import RecipeConfig
+from trimtab.train._toml import to_plain
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
@@ -38,3 +43,34 @@ def build_schedule(
         total_steps=total_steps,
         min_ratio=config.min_lr_ratio,
     )
+
+
+def build_recorder(
+    model: nn.Module, optimizer: torch.optim.Optimizer, every: int
+) -> Recorder | None:
+    """Return what records every layer each `every` steps; None for 0."""
+    if not every:
+        return None
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    return Recorder(model, params, watch=as_watch(every))
+
+
+def open_writer(stepper: Stepper, config: RecipeConfig, folder: RunFolder) -> RunWriter | None:
+    """Return what writes the recorder's measurements into the run folder; None without one.
+
+    Raises:
+        ConfigError: pyarrow is missing.
+    """
+    recorder = stepper.recorder
+    if recorder is None:
+        return None
+    info = describe_run(
+        stepper.model,
+        [stepper.optimizer],
+        recorder,
+        clipper=stepper.clipper,
+        config=to_plain(config),
+    )
+    writer = RunWriter(folder.path, info=info)
+    recorder.sinks.append(lambda record: record.append_to(writer))
+    return writer

@@ -39,13 +39,15 @@ class RunConfig:
     """Steps between two validations; 0 validates at the end only."""
     save_every: int = 100
     """Steps between two checkpoints; 0 saves at the end only. Ctrl-C always saves."""
+    watch: int = 10
+    """Steps between two records of every layer; 0 records none."""
     keep_checkpoints: int = 2
     """How many of the newest checkpoints stay on disk."""
 
     def __post_init__(self) -> None:
         require(self.steps >= 1, "steps", "at least 1", self.steps)
         require(0 <= self.seed < 2**63, "seed", "between 0 and 2^63 - 1", self.seed)
-        for name in ("threads", "eval_every", "save_every"):
+        for name in ("threads", "eval_every", "save_every", "watch"):
             require(getattr(self, name) >= 0, name, "0 or more", getattr(self, name))
         require(self.keep_checkpoints >= 1, "keep_checkpoints", "at least 1", self.keep_checkpoints)
 

@@ -15,7 +15,7 @@ from trimtab.checkpoint import load_latest, random_state, restore_random_state, 
 from trimtab.engine import Stepper, StepResult
 from trimtab.errors import DivergedError
 from trimtab.precision import autocast
-from trimtab.train._build import build_optimizer, build_schedule
+from trimtab.train._build import build_optimizer, build_recorder, build_schedule, open_writer
 from trimtab.train._device import pick_device, pick_precision
 from trimtab.train._folder import RunFolder
 from trimtab.train._interrupt import StopRequest
@@ -44,6 +44,7 @@ class Training:
         self.device: Final = pick_device(config.run.device)
         task.model.to(self.device)
         optimizer = build_optimizer(task.model, config.optimizer)
+        self.recorder: Final = build_recorder(task.model, optimizer, config.run.watch)
         self.stepper: Final = Stepper(
             task.model,
             optimizer,
@@ -51,7 +52,9 @@ class Training:
             precision=pick_precision(config.run, self.device),
             accumulate=config.optimizer.accumulate,
             schedule=build_schedule(optimizer, config.optimizer, config.run.steps),
+            recorder=self.recorder,
         )
+        self._writer = open_writer(self.stepper, config, folder)
         self.step = 0
         """Steps made or skipped."""
         self.tokens = 0
@@ -87,6 +90,8 @@ class Training:
         self.task.model.load_state_dict(model)
         self.stepper.load_state_dict(state["stepper"])
         restore_random_state(state["random"])
+        if self.recorder is not None and "recorder" in state:
+            self.recorder.load_state_dict(state["recorder"])
         self.tokens, self.initial_loss = state["tokens"], state["initial_loss"]
         self.scores, self._seconds_before = state["scores"], state["seconds"]
         self._recent_losses.extend(state["recent_losses"])
@@ -116,12 +121,24 @@ class Training:
             self.display.say(f"[red]{error}[/]")
             return "diverged"
         finally:
-            self._write_row()
-            self._metrics.close()
+            self.close()
         return "finished" if self.step == total else "interrupted"
 
+    def close(self) -> None:
+        """Write what has not been written yet, and close the files."""
+        self._write_row()
+        self._metrics.close()
+        if self.recorder is not None:
+            self.recorder.close()
+        if self._writer is not None:
+            self._writer.close()
+
     def _train_step(self) -> None:
-        """Make one optimizer step."""
+        """Make one optimizer step.
+
+        Raises:
+            DivergedError: Too many steps in a row were skipped.
+        """
         accumulate = self.config.optimizer.accumulate
         for index in range(self.step * accumulate, (self.step + 1) * accumulate):
             batch = self._to_device(self.task.batch(index))
@@ -195,6 +212,8 @@ class Training:
             "initial_loss": self.initial_loss,
             "recent_losses": list(self._recent_losses),
         }
+        if self.recorder is not None:
+            state["recorder"] = self.recorder.state_dict()
         with self.on_disk("a checkpoint"):
             save_checkpoint(
                 self.folder.checkpoints,

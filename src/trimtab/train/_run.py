@@ -101,11 +101,14 @@ def _conclude(training: Training, recipe: Recipe, stopped: str) -> dict[str, Any
             loss_unit=task.loss_unit,
             clip=training.config.optimizer.clip,
         )
+    shown = escape(shlex.quote(str(folder.path)))
     if stopped == "interrupted" and training.saved:
         training.display.say(
             f"Stopped after step {training.step}; everything is saved. Go on with:\n"
-            f"  trimtab train --resume --out {escape(shlex.quote(str(folder.path)))}"
+            f"  trimtab train --resume --out {shown}"
         )
+    elif training.recorder is not None:
+        training.display.say(f"See every layer of it: trimtab report {shown}")
     return summary
 
 

@@ -104,17 +104,18 @@ def to_toml(config: object, *, recipe: str) -> str:
 
     document = tomlkit.document()
     document.add("recipe", tomlkit.item(recipe))
-    for name, value in _plain(config).items():
+    for name, value in to_plain(config).items():
         document.add(name, tomlkit.item(value))
     return tomlkit.dumps(document)
 
 
-def _plain(config: object) -> dict[str, Any]:
+def to_plain(config: object) -> dict[str, Any]:
+    """Return settings as nested dictionaries that TOML and JSON can hold; None is left out."""
     plain: dict[str, Any] = {}
     for field in fields(config):  # type: ignore[arg-type] # any dataclass
         value = getattr(config, field.name)
         if is_dataclass(value):
-            plain[field.name] = _plain(value)
+            plain[field.name] = to_plain(value)
         elif isinstance(value, Path):
             plain[field.name] = str(value)
         elif value is not None:
