@@ -20,13 +20,19 @@ from rich.style import Style
 from rich.terminal_theme import MONOKAI
 from rich.text import Text
 
+from trimtab.report import write_report
+
 HERE = Path(__file__).parent
 COLUMNS, LINES = 100, 60
 COMMAND = ["train", "--out", "runs/first"]
 
 
 def record(command: list[str], folder: Path) -> pyte.Screen:
-    """Run a command in a terminal of its own and return what stands on the screen at the end."""
+    """Run a command in a terminal of its own and return what stands on the screen at the end.
+
+    Raises:
+        SystemExit: The command failed.
+    """
     screen = pyte.Screen(COLUMNS, LINES)
     stream = pyte.ByteStream(screen)
     near, far = pty.openpty()
@@ -76,8 +82,24 @@ def svg(text: Text, title: str) -> str:
     console.print(text, end="")
     start, end = CONSOLE_SVG_FORMAT.index("@font-face"), CONSOLE_SVG_FORMAT.index(".{unique_id}-ma")
     form = CONSOLE_SVG_FORMAT[:start] + CONSOLE_SVG_FORMAT[end:]
-    form = form.replace("font-family: Fira Code, monospace", "font-family: Menlo, Consolas, monospace")
+    form = form.replace(
+        "font-family: Fira Code, monospace", "font-family: Menlo, Consolas, monospace"
+    )
     return console.export_svg(title=title, theme=MONOKAI, code_format=form, unique_id="trimtab")
+
+
+def photograph(page: Path, picture: Path) -> None:
+    """Show a page in headless Chromium and keep what a large screen shows.
+
+    Raises:
+        SystemExit: There is no Chromium.
+    """
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        raise SystemExit("The picture of the report needs Chromium: apt-get install chromium")
+    options = ["--headless", "--no-sandbox", "--hide-scrollbars", "--window-size=1280,2150"]
+    command = [chromium, *options, f"--screenshot={picture}", page.as_uri()]
+    subprocess.run(command, check=True, capture_output=True)
 
 
 def main() -> None:
@@ -88,6 +110,7 @@ def main() -> None:
         picture = svg(styled(screen), "trimtab train")
         (HERE / "terminal.svg").write_text(picture, encoding="utf-8")
         shutil.copy(Path(folder) / "runs/first/curves.png", HERE / "curves.png")
+        photograph(write_report([Path(folder) / "runs/first"]), HERE / "report.png")
     print("\n".join(screen.display).rstrip())
 
 

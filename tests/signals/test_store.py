@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -583,3 +584,16 @@ def test_is_read_while_another_process_writes(tmp_path):
         server.stdout.read()
     assert any(s.compacted for s in list_segments(tmp_path / "signals"))
     assert json.loads((tmp_path / "signals" / "info.json").read_text()) == {}
+
+
+def test_a_program_may_change_its_working_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    writer = RunWriter(Path("run"), info={})
+    writer.append("steps", 1, {"loss": np.ones(1)})
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+
+    writer.close()
+
+    assert not writer.failed
+    assert len(load_run(tmp_path / "run").table("steps")) == 1

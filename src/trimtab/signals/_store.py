@@ -99,7 +99,7 @@ class RunWriter:
                 f"flush_s must be 0 or more seconds, got {flush_s}. Leave it out for its default."
             )
         self._log: Final = _Log(
-            Path(folder) / FOLDER, info, flush_s, segment_bytes, max_bytes, warn
+            Path(folder).absolute() / FOLDER, info, flush_s, segment_bytes, max_bytes, warn
         )
         # Also runs when the process ends. It must not hold the writer itself.
         self._finalizer: Final = weakref.finalize(self, self._log.call, self._log.close)
