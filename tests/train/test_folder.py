@@ -7,8 +7,8 @@ from datetime import datetime
 import pytest
 
 from trimtab import ConfigError
+from trimtab.engine import new_run_folder
 from trimtab.train import RunFolder, newest_folder, to_json
-from trimtab.train._folder import new_folder_name
 
 
 @pytest.fixture
@@ -108,20 +108,20 @@ class TestNames:
     def test_a_new_name_is_free(self, monkeypatch):
         class Noon(datetime):
             @classmethod
-            def now(cls):
+            def now(cls, tz=None):
                 return cls(2026, 3, 4, 12, 0, 5)
 
-        monkeypatch.setattr("trimtab.train._folder.datetime", Noon)
+        monkeypatch.setattr("trimtab.engine._run_info.datetime", Noon)
         names = []
         for _ in range(3):
-            path = new_folder_name("gpt")
+            path = new_run_folder("gpt")
             RunFolder(path).create("")
             names.append(str(path))
         assert names == [f"runs/gpt-20260304-120005{end}" for end in ("", "-2", "-3")]
 
     def test_the_newest_run_with_a_checkpoint_is_found(self):
         for age, name in enumerate(["gpt-c", "gpt-a", "gpt-b", "stablenet-a"]):
-            folder = RunFolder(new_folder_name("x").parent / name)
+            folder = RunFolder(new_run_folder("x").parent / name)
             folder.create("")
             if name != "gpt-b":
                 (folder.checkpoints / "step-00000001").mkdir()

@@ -2,7 +2,7 @@
 
 from trimtab.engine._attach import Trim, attach
 from trimtab.engine._result import StepResult
-from trimtab.engine._run_info import describe_run
+from trimtab.engine._run_info import RUNS, describe_run, new_run_folder
 from trimtab.engine._stepper import Stepper
 
-__all__ = ["StepResult", "Stepper", "Trim", "attach", "describe_run"]
+__all__ = ["RUNS", "StepResult", "Stepper", "Trim", "attach", "describe_run", "new_run_folder"]

@@ -49,6 +49,10 @@ def attach(
     DDP and FSDP2 stay the loop's own business; what is clipped and measured is what the optimizer
     is about to use, after unscaling.
 
+    A model that is compiled has to be attached before its first call: torch.compile does not look
+    at hooks that come later. Under Lightning and Accelerate, steps that their loss scale leaves out
+    are not seen.
+
     With a fused optimizer clipping and skipping ride on the update itself. Another one on an
     accelerator has to wait for one value a step; pass `fused=True` to it, or `protect=False`.
 

@@ -81,9 +81,7 @@ class OptimizerHooks:
         self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """Prepare the step, or see to it that a closure does when gradients are there."""
-        if (
-            self._stepping and _num_steps_under_way(optimizer) > 1
-        ):  # a subclass calls super().step()
+        if self._stepping and _num_steps_under_way(optimizer) > 1:  # of a subclass and its base
             self._num_nested += 1
             return None
         self._restore()  # a step that raised left everything as it was prepared

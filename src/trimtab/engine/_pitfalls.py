@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from trimtab.errors import ConfigError, StabilityWarning
 from trimtab.optim import no_decay_params
@@ -80,6 +81,29 @@ def refuse_impossible(model: nn.Module, optimizer: torch.optim.Optimizer) -> Non
             "LBFGS evaluates the loss several times within one step, and its line search is its "
             "own safeguard. Call optimizer.step(closure) directly, without a Stepper."
         )
+
+
+def check_schedule(schedule: object, optimizer: torch.optim.Optimizer) -> LRScheduler | None:
+    """Return the schedule if the Stepper can move it, None if there is none.
+
+    Raises:
+        ConfigError: It is of another kind, needs a metric, or moves another optimizer.
+    """
+    if schedule is None or schedule == "constant":
+        return None
+    if isinstance(schedule, ReduceLROnPlateau):
+        raise ConfigError(
+            "ReduceLROnPlateau needs a validation metric, which a step does not have. Pass "
+            'schedule="constant" and call its step(metric) after each validation.'
+        )
+    if not isinstance(schedule, LRScheduler):
+        raise ConfigError(
+            "schedule must be a torch LRScheduler, such as trimtab.optim.warmup_cosine(optimizer, "
+            f'...), or "constant"; got {type(schedule).__name__}.'
+        )
+    if schedule.optimizer is not optimizer:
+        raise ConfigError("The schedule was built for another optimizer than the stepper's.")
+    return schedule
 
 
 def warn_about(

@@ -10,11 +10,11 @@ from typing import Any, Final
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 from trimtab.errors import ConfigError
 from trimtab.optim import Clipper
-from trimtab.signals import Recorder, RunWriter, histogram_edges
+from trimtab.signals import Recorder, RunWriter, histogram_edges, unwrapped
 
 RUNS: Final = Path("runs")
 """Where run folders go by default."""
@@ -34,7 +34,7 @@ def describe_run(
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "config": dict(config or {}),
         "model": {
-            "class": _class_name(model),
+            "class": type(unwrapped(model)).__name__,
             "num_parameters": sum(p.numel() for p in model.parameters()),
         },
         "optimizers": [_describe_optimizer(o) for o in optimizers],
@@ -52,17 +52,16 @@ def describe_run(
     }
 
 
-def _class_name(model: nn.Module) -> str:
-    for wrapped in ("_orig_mod", "module"):
-        model = getattr(model, wrapped, model)
-    return type(model).__name__
+def _plain(value: object) -> object:
+    return value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
 
 
 def _describe_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     groups = [
-        {k: v for k, v in group.items() if isinstance(v, bool | int | float | str)}
+        {k: v for k, v in plain.items() if isinstance(v, bool | int | float | str)}
         | {"num_parameters": sum(p.numel() for p in group["params"])}
         for group in optimizer.param_groups
+        for plain in [{k: _plain(v) for k, v in group.items()}]
     ]
     return {"class": type(optimizer).__name__, "groups": groups}
 
@@ -82,7 +81,8 @@ def open_run(
     first_rank = not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
     if out is None or not first_rank:
         return None, None
-    folder = _new_folder(str(info["model"]["class"])) if out == "auto" else Path(out)
+    folder = new_run_folder(str(info["model"]["class"]).lower()) if out == "auto" else Path(out)
+    folder = folder.absolute()  # the loop may change its working folder
     try:
         return folder, RunWriter(folder, info=info)
     except ConfigError as error:
@@ -96,9 +96,9 @@ def open_run(
         return None, None
 
 
-def _new_folder(name: str) -> Path:
-    """Return a folder under `runs/` that does not exist yet."""
-    stem = f"{name.lower()}-{datetime.now():%Y%m%d-%H%M%S}"
+def new_run_folder(name: str) -> Path:
+    """Return a folder under `runs/` that does not exist yet, named by what runs and when."""
+    stem = f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
     path, count = RUNS / stem, 1
     while path.exists():
         count += 1

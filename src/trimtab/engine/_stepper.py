@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LRScheduler
 
 from trimtab.engine import _pitfalls, _ranks
 from trimtab.engine._result import StepResult
@@ -78,7 +78,7 @@ class Stepper:
                 raise ConfigError(f"{name} must be a whole number of at least 1, got {count!r}.")
         if scaler is not None and precision != "fp16":
             raise ConfigError(f'A loss scaler is for precision="fp16", got {precision!r}.')
-        self.schedule: Final = _check_schedule(schedule, optimizer)
+        self.schedule: Final = _pitfalls.check_schedule(schedule, optimizer)
         _pitfalls.refuse_impossible(model, optimizer)
         self.model, self.optimizer, self.accumulate = model, optimizer, accumulate
         self.max_skips = max_skips
@@ -403,26 +403,3 @@ class Stepper:
     def _with_grad(self) -> list[tuple[int, nn.Parameter]]:
         params = [p for g in self.optimizer.param_groups for p in g["params"]]
         return [(i, p) for i, p in enumerate(params) if p.grad is not None]
-
-
-def _check_schedule(schedule: object, optimizer: torch.optim.Optimizer) -> LRScheduler | None:
-    """Return the schedule if the Stepper can move it, None if there is none.
-
-    Raises:
-        ConfigError: It is of another kind, needs a metric, or moves another optimizer.
-    """
-    if schedule is None or schedule == "constant":
-        return None
-    if isinstance(schedule, ReduceLROnPlateau):
-        raise ConfigError(
-            "ReduceLROnPlateau needs a validation metric, which a step does not have. Pass "
-            'schedule="constant" and call its step(metric) after each validation.'
-        )
-    if not isinstance(schedule, LRScheduler):
-        raise ConfigError(
-            "schedule must be a torch LRScheduler, such as trimtab.optim.warmup_cosine(optimizer, "
-            f'...), or "constant"; got {type(schedule).__name__}.'
-        )
-    if schedule.optimizer is not optimizer:
-        raise ConfigError("The schedule was built for another optimizer than the stepper's.")
-    return schedule

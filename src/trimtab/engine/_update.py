@@ -64,6 +64,10 @@ class Updater:
         self.folds: Final = _folds(optimizer)
         self.at_once = at_once
         self.protect: Final = protect
+        momentum = isinstance(optimizer, torch.optim.SGD) and all(
+            group["momentum"] != 0 for group in optimizer.param_groups
+        )
+        self._num_with_momentum = 0 if momentum else None
         self._scale_clipper = clipper if isinstance(clipper, ScaleClipper) else None
 
     def apply(self, *, divisor: float | Tensor, loss: Tensor) -> Update:
@@ -124,7 +128,7 @@ class Updater:
         total = torch.where(finite, norms.total, math.nan)  # NaN: not for a clipper's statistics
         coefficient, grad_scale = self._clip(params, total, divisor)
         update = Update(0.0 if found_inf is None else found_inf, norms, coefficient, params)
-        if self.folds:
+        if self.folds and not self._starts_momentum(params):
             fold = {"grad_scale": grad_scale.float()}
             return Prepared(update, fold | _named(found_inf), skip=False)
         if found_inf is None:
@@ -165,6 +169,18 @@ class Updater:
             return Prepared(update, fold, skip=False)
         _divide_(params, scale)
         return Prepared(update, {}, skip=False)
+
+    def _starts_momentum(self, params: list[nn.Parameter]) -> bool:
+        """Tell whether fused SGD would keep memory that nobody wrote, if it skipped this step.
+
+        It does when the first step of all is skipped (PyTorch 2.13, `_fused_sgd`).
+        """
+        if self._num_with_momentum in {None, len(params)}:
+            return False
+        state = self.optimizer.state
+        number = sum(state[p].get("momentum_buffer") is not None for p in params if p in state)
+        self._num_with_momentum = number
+        return number < len(params)
 
     def _clip(
         self, params: list[nn.Parameter], total: Tensor, divisor: float | Tensor

@@ -15,7 +15,7 @@ from trimtab.signals._readback import Readback
 from trimtab.signals._record import StepRecord, as_columns
 from trimtab.signals._recorder import Recorder
 from trimtab.signals._store import RunWriter
-from trimtab.signals._taps import Uncopied
+from trimtab.signals._taps import Uncopied, unwrapped
 from trimtab.signals._watch import Watch, as_watch
 
 __all__ = [
@@ -38,5 +38,6 @@ __all__ = [
     "mlflow_logger",
     "signal_table",
     "tensorboard_logger",
+    "unwrapped",
     "wandb_logger",
 ]

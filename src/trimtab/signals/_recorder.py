@@ -155,6 +155,7 @@ class Recorder:
             values: Signals of the whole step, the clip coefficient among them; tensors are 0-d.
             which: As for `before_update`.
         """
+        self._burst_left = max(0, self._burst_left - 1)
         self.sync()
         part = self._parts[which]
         scalars = {k: float(v) for k, v in values.items() if not isinstance(v, Tensor)}
@@ -185,7 +186,6 @@ class Recorder:
         self.step += 1
         part.steps += 1
         self._pending = _Pending(self.step, part, scalars, list(tensors), tables, readback)
-        self._burst_left = max(0, self._burst_left - 1)
         try:
             if self.at_once:
                 self.sync()
@@ -197,7 +197,7 @@ class Recorder:
         """Return `(num_modules, len(_MODULE_NAMES))`."""
         gauges = activation_gauges(self.taps.samples, self.taps.bounds)
         drift = self.drift.measure(gauges[:, 0], gauges[:, 1])
-        dead = self.taps.units.measure(len(self.taps.names))
+        dead = self.taps.dead_fractions()
         return torch.cat([gauges, drift, dead[:, None], self.taps.attention()], dim=1)
 
     def _histograms(
@@ -255,13 +255,14 @@ class Recorder:
         sites, columns = record.tables["modules"]
         seen = np.isfinite(columns["activation.rms"])
         for prefix in compiled_modules(self._model):
-            inside = [i for i, site in enumerate(sites) if site.startswith(prefix)]
+            own = prefix.strip(".") or "model"  # whose hooks run outside of the compiled code
+            inside = [i for i, s in enumerate(sites) if s.startswith(prefix) and s != own]
             if inside and not seen[inside].any():
                 warnings.warn(
-                    f"Nothing was seen of the {len(inside)} modules in "
-                    f"{prefix.strip('.') or 'model'}, which is compiled. torch.compile does not "
-                    "look at hooks that are added after a model's first call: attach before that call, or call "
-                    "torch.compiler.reset() after attaching. Gradients and updates are measured all the same.",
+                    f"Nothing was seen of the {len(inside)} modules in {own}, which is compiled. "
+                    "torch.compile does not look at hooks that are added after a model's first "
+                    "call: attach before that call, or call torch.compiler.reset() after "
+                    "attaching. Gradients and updates are measured all the same.",
                     UserWarning,
                     stacklevel=2,
                 )

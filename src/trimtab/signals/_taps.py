@@ -63,6 +63,15 @@ def watched_modules(model: nn.Module, keep: Callable[[str], bool]) -> dict[str, 
     return found
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the user's module; compiled code must not come upon the wrapper it is made from."""
+    if type(model).__name__ == "OptimizedModule":
+        return unwrapped(model._orig_mod)  # type: ignore[arg-type] # a module
+    if type(model).__name__ == "DistributedDataParallel":
+        return unwrapped(model.module)  # type: ignore[arg-type] # a module
+    return model
+
+
 def compiled_modules(model: nn.Module) -> list[str]:
     """Return the prefix of the names of what is inside each compiled module; empty for `model`."""
     return [
@@ -105,7 +114,7 @@ class Taps:
     def __init__(
         self, model: nn.Module, modules: Mapping[str, nn.Module], *, size: int, device: torch.device
     ) -> None:
-        self.model, self.armed = model, False
+        self.model, self.armed = unwrapped(model), False
         self.names = list(modules)
         self.samples = torch.full((len(modules), size), ABSENT, device=device)
         self.bounds = torch.tensor([_bounds(m) for m in modules.values()], device=device)
@@ -114,8 +123,9 @@ class Taps:
         self._rows = self.samples.unbind()
         self._attention = torch.full((len(modules), 2), math.nan, device=device)
         self._handles: list[Any] = []
+        self._taps = [_Tap(self, index) for index in range(len(modules))]
         for index, module in enumerate(modules.values()):
-            self._handles.append(module.register_forward_hook(_Tap(self, index)))
+            self._handles.append(module.register_forward_hook(self._taps[index]))
             if isinstance(module, Attention):
                 inner = module.queries_keys
                 hook = _AttentionTap(self, index, module)
@@ -154,8 +164,8 @@ class Taps:
             gauges = attention_gauges(q.detach(), k.detach(), causal=causal, softcap=softcap)
             self._attention[index].copy_(gauges)
 
-    def see(self, index: int, output: Any) -> None:
-        """Take a sample of one output."""
+    def see(self, tap: "_Tap", output: Any) -> None:
+        """Take a sample of one output, and note which of its units are not zero."""
         if not self.looking:
             return
         tensor = find_tensor(output)
@@ -163,8 +173,20 @@ class Taps:
             return
         tensor = tensor.detach()
         part = sample(tensor, self.samples.shape[1])
-        self._rows[index][: part.shape[0]].copy_(part)
-        self.units.see(index, tensor)
+        row, count = self._rows[tap.index], part.shape[0]
+        row[:count].copy_(part)
+        if count < row.shape[0]:  # of an earlier and larger output
+            row[count:].fill_(ABSENT)
+        # Compiled code looks at the units of all: each change of what is watched would recompile.
+        if torch.compiler.is_compiling() or self.units.watched[tap.index]:
+            tap.alive = (unit_rows(tensor) != 0).any(dim=0)  # (num_units,)
+
+    def dead_fractions(self) -> Tensor:
+        """Close a record; returns each module's dead fraction, `(num_modules,)`, NaN if unknown."""
+        alive = [tap.alive for tap in self._taps]
+        for tap in self._taps:
+            tap.alive = None
+        return self.units.measure(alive)
 
     def remove(self) -> None:
         """Take all hooks off."""
@@ -179,9 +201,10 @@ class _Tap(Uncopied):
 
     def __init__(self, taps: Taps, index: int) -> None:
         self.taps, self.index = taps, index
+        self.alive: Tensor | None = None  # of the last call; compiled code only ever sets it
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> None:  # noqa: ARG002 # torch's
-        self.taps.see(self.index, output)
+        self.taps.see(self, output)
 
 
 class _AttentionTap(Uncopied):
@@ -218,31 +241,29 @@ class Units:
         for index in indices:
             self.watched[index] = True
 
-    def see(self, index: int, output: Tensor) -> None:
-        """Note which units of one output are not zero."""
-        if not (self.watched[index] or torch.compiler.is_compiling()):
-            return  # compiled code looks at all of them: each change here would make a new graph
-        alive = (unit_rows(output) != 0).any(dim=0).to(self.device)  # (num_units,)
-        old = self._now.get(index)
-        self._now[index] = alive if old is None or old.shape != alive.shape else old | alive
-
     def move_to(self, device: torch.device) -> None:
         """Keep the masks on this device."""
         self.device = device
         self._now = {i: mask.to(device) for i, mask in self._now.items()}
         self._before = {i: mask.to(device) for i, mask in self._before.items()}
 
-    def measure(self, num_modules: int) -> Tensor:
+    def measure(self, alive: Sequence[Tensor | None]) -> Tensor:
         """Close a record; returns each module's dead fraction, `(num_modules,)`, NaN if unknown.
 
         A unit is dead if it was zero in all of the last full window and in the one since.
+
+        Args:
+            alive: Units that were not zero, `(num_units,)` each; None where nobody looked.
         """
-        fractions = torch.full((num_modules,), math.nan, device=self.device)
-        for index in list(self._now):
-            if not self.watched[index]:
+        fractions = torch.full((len(alive),), math.nan, device=self.device)
+        for index, mask in enumerate(alive):
+            if mask is None or not self.watched[index]:
                 continue
+            fresh, old = mask.to(self.device), self._now.get(index)
+            now = fresh if old is None or old.shape != fresh.shape else old | fresh
+            before = self._before.get(index)
+            self._now[index] = now
             self._records[index] = self._records.get(index, 0) + 1
-            now, before = self._now[index], self._before.get(index)
             if self._records[index] % UNIT_WINDOW == 0:
                 self._before[index] = now
                 self._now[index] = torch.zeros_like(now)
@@ -256,8 +277,10 @@ class Units:
 
     def dead(self, index: int) -> Tensor | None:
         """Return which units of a module are dead, `(num_units,)`; None if unknown."""
-        before = self._before.get(index)
-        return None if before is None else ~(before | self._now[index])
+        before, now = self._before.get(index), self._now.get(index)
+        if before is None or now is None or before.shape != now.shape:
+            return None
+        return ~(before | now)
 
     def state_dict(self) -> dict[str, Any]:
         """Return which modules are looked at, and the masks."""
@@ -298,7 +321,7 @@ def find_tensor(output: Any) -> Tensor | None:
     if isinstance(output, Tensor):
         local = output.to_local() if hasattr(output, "to_local") else output
         usable = local.is_floating_point() and local.layout == torch.strided and local.numel() > 0
-        return local if usable and not local.is_meta else None
+        return local if usable and not (local.is_meta or _is_transformed(local)) else None
     parts: Any = ()
     if isinstance(output, Mapping):
         parts = output.values()
@@ -311,6 +334,14 @@ def find_tensor(output: Any) -> Tensor | None:
         if found is not None:
             return found
     return None
+
+
+def _is_transformed(tensor: Tensor) -> bool:
+    """Tell whether the tensor stands for one inside of `torch.func`, which lets nothing be kept."""
+    if tensor.is_nested:
+        return True
+    compiling = torch.compiler.is_compiling()
+    return not compiling and torch._C._functorch.is_functorch_wrapped_tensor(tensor)
 
 
 def _bounds(module: nn.Module) -> tuple[float, float]:

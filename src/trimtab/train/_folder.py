@@ -3,15 +3,12 @@
 import json
 import math
 from collections.abc import Mapping
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
 from trimtab.checkpoint import list_checkpoints, write_atomic
+from trimtab.engine import RUNS
 from trimtab.errors import ConfigError
-
-RUNS: Final = Path("runs")
-"""Where run folders go by default."""
 
 
 class RunFolder:
@@ -67,16 +64,6 @@ def to_json(summary: Mapping[str, Any], *, indent: int | None = None) -> str:
         k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in summary.items()
     }
     return json.dumps(finite, indent=indent, allow_nan=False)
-
-
-def new_folder_name(recipe: str) -> Path:
-    """Return a folder under `runs/` that does not exist yet, named by recipe and time."""
-    stem = f"{recipe}-{datetime.now():%Y%m%d-%H%M%S}"
-    path, count = RUNS / stem, 1
-    while path.exists():
-        count += 1
-        path = RUNS / f"{stem}-{count}"
-    return path
 
 
 def newest_folder(recipe: str) -> Path:

@@ -9,8 +9,9 @@ import torch
 from rich.console import Console
 from rich.markup import escape
 
+from trimtab.engine import new_run_folder
 from trimtab.train._device import pick_device
-from trimtab.train._folder import RunFolder, new_folder_name
+from trimtab.train._folder import RunFolder
 from trimtab.train._interrupt import stop_on_signals
 from trimtab.train._loop import Training
 from trimtab.train._metrics import read_metrics
@@ -51,7 +52,7 @@ def train(
         pick_device(config.run.device)
         config.optimizer.warmup_steps(config.run.steps)
         task = recipe.build(config, torch.Generator().manual_seed(config.run.seed))
-        folder = RunFolder(config.run.out or new_folder_name(recipe.name))
+        folder = RunFolder(config.run.out or new_run_folder(recipe.name))
         if not resume:
             folder.create(to_toml(config, recipe=recipe.name))
         display = Display(config.run.steps, unit=task.unit, console=console)

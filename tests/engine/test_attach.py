@@ -1,0 +1,1007 @@
+import contextlib
+import copy
+import dataclasses
+import io
+import pickle
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from trimtab import ConfigError, DivergedError, StateError, Watch, attach
+from trimtab.checkpoint import load_latest, save_checkpoint
+from trimtab.nn import Attention
+from trimtab.optim import AdaptiveClip, AutoClip, NormClip, StableAdamW, ValueClip, ZClip
+
+EVERYTHING = Watch(parameters=1, modules=1, histograms=1)
+
+
+class OwnMomentum(torch.optim.Optimizer):
+    """An optimizer that nobody knows; it moves even on a gradient of zero."""
+
+    def __init__(self, params):
+        super().__init__(params, {"lr": 1e-2})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    state = self.state[p]
+                    state["buffer"] = state.get("buffer", 0) * 0.9 + p.grad
+                    p.sub_(state["buffer"] + 0.01, alpha=group["lr"])
+
+
+class Inherited(torch.optim.SGD):
+    """Calls its base class's step, which has hooks of its own."""
+
+    def step(self, closure=None):
+        return super().step(closure)
+
+
+OPTIMIZERS = {
+    "adamw-fused": lambda p: torch.optim.AdamW(p, lr=1e-2, fused=True),
+    "adamw-foreach": lambda p: torch.optim.AdamW(p, lr=1e-2, foreach=True),
+    "adam-amsgrad": lambda p: torch.optim.Adam(p, lr=1e-2, amsgrad=True),
+    "sgd": lambda p: torch.optim.SGD(p, lr=1e-2, momentum=0.9),
+    "sgd-fused": lambda p: torch.optim.SGD(p, lr=1e-2, momentum=0.9, fused=True),
+    "stable-adamw": lambda p: StableAdamW(p, lr=1e-2),
+    "own": OwnMomentum,
+    "inherited": lambda p: Inherited(p, lr=1e-2, momentum=0.9),
+}
+
+CLIPPERS = {
+    "none": lambda model: None,
+    "norm": lambda model: NormClip(0.1),
+    "value": lambda model: ValueClip(0.02),
+    "adaptive": lambda model: AdaptiveClip(model, 0.005),
+    "zclip": lambda model: ZClip(),
+    "autoclip": lambda model: AutoClip(),
+}
+
+
+class TokenMixer(nn.Module):
+    """All that has a gauge of its own: attention, norms, a bounded and a sparse activation."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(11, 8)
+        self.attention = Attention(8, 2, causal=True)
+        self.mix = nn.Sequential(nn.Linear(8, 16), nn.ReLU(inplace=True), nn.Dropout(0.3))
+        self.squash = nn.Tanh()
+        self.head = nn.Linear(16, 11)
+
+    def forward(self, x):
+        h = self.embed(x)
+        return self.head(self.squash(self.mix(h + self.attention(h))))
+
+
+def fill(model, seed=0):
+    """Draw all parameters anew; the same for every model of the same shape."""
+    g = torch.Generator().manual_seed(seed)
+    for p in model.parameters():
+        p.data = torch.randn(p.shape, generator=g).to(p.dtype) * 0.3
+    return model
+
+
+def tokens(step, batch=4):
+    g = torch.Generator().manual_seed(step)
+    return torch.randint(11, (batch, 6), generator=g)
+
+
+def token_loss(model, step):
+    x = tokens(step)
+    return nn.functional.cross_entropy(model(x)[:, :-1].flatten(0, 1), x[:, 1:].flatten())
+
+
+def train_tokens(model, optimizer, steps, each=None):
+    """Train with dropout from a fixed global seed; returns losses."""
+    losses = []
+    with torch.random.fork_rng():
+        torch.random.default_generator.manual_seed(0)
+        for step in range(steps):
+            optimizer.zero_grad()
+            loss = token_loss(model, step)
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+            if each is not None:
+                each(step)
+    return losses
+
+
+def values(model):
+    return [p.detach().clone() for p in model.parameters()]
+
+
+def assert_same(a, b):
+    torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
+
+
+def snapshot(model, optimizer):
+    """All there is on a model and its optimizer that attach() might leave something in."""
+    hooks = {
+        name: {k: len(v) for k, v in vars(module).items() if k.endswith(("_hooks", "_kwargs"))}
+        for name, module in model.named_modules()
+    }
+    attributes = {name: sorted(vars(module)) for name, module in model.named_modules()}
+    on_params = [p._backward_hooks for p in model.parameters()]
+    on_optimizer = {k: len(v) for k, v in vars(optimizer).items() if "hook" in k}
+    return hooks, attributes, on_params, on_optimizer, sorted(vars(optimizer))
+
+
+def step_once(model, optimizer, x, read=lambda output: output):
+    optimizer.zero_grad()
+    loss = read(model(x)).float().square().mean()
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+
+
+def watched(model, optimizer=None, **options):
+    """Attach in memory, everything in every step."""
+    optimizer = optimizer or torch.optim.SGD(model.parameters(), lr=0.1)
+    options = {"out": None, "watch": EVERYTHING} | options
+    return optimizer, attach(model, optimizer, **options)
+
+
+def row(trim, table, site, signal, record=-1):
+    sites, columns = trim.history[record].tables[table]
+    return float(columns[signal][list(sites).index(site)])
+
+
+class TestChangesNothing:
+    @pytest.mark.parametrize("kind", OPTIMIZERS)
+    @pytest.mark.parametrize("clip", CLIPPERS)
+    def test_watching_is_bitwise_not_watching(self, kind, clip):
+        runs = []
+        for watch in (EVERYTHING, False):
+            model = fill(TokenMixer())
+            optimizer = OPTIMIZERS[kind](model.parameters())
+            _, trim = watched(model, optimizer, watch=watch, clip=CLIPPERS[clip](model))
+            losses = train_tokens(model, optimizer, 6)
+            assert [r.values["gradient.norm"] > 0 for r in trim.history] == [True] * 6
+            assert len(trim.history[-1].tables) == (3 if watch else 0)
+            trim.detach()
+            runs.append((losses, values(model)))
+        assert runs[0][0] == runs[1][0]
+        assert_same(runs[0][1], runs[1][1])
+
+    @pytest.mark.parametrize("kind", OPTIMIZERS)
+    @pytest.mark.parametrize("clip", [None, 1e6])
+    def test_without_clipping_it_is_bitwise_the_bare_loop(self, kind, clip):
+        bare, model = fill(TokenMixer()), fill(TokenMixer())
+        expected = train_tokens(bare, OPTIMIZERS[kind](bare.parameters()), 6)
+        optimizer, trim = watched(model, OPTIMIZERS[kind](model.parameters()), clip=clip)
+        assert train_tokens(model, optimizer, 6) == expected
+        assert_same(values(model), values(bare))
+        trim.detach()
+
+    @pytest.mark.parametrize("kind", OPTIMIZERS)
+    def test_clipping_equals_torch(self, kind):
+        bare, model = fill(TokenMixer()), fill(TokenMixer())
+        theirs = OPTIMIZERS[kind](bare.parameters())
+        optimizer, trim = watched(model, OPTIMIZERS[kind](model.parameters()), clip=0.1)
+        for step in range(6):
+            bare.eval(), model.eval()  # two losses a step would draw two dropout masks
+            norms = []
+            for net, opt in ((bare, theirs), (model, optimizer)):
+                opt.zero_grad()
+                token_loss(net, step).backward()
+                if net is bare:
+                    norms.append(float(nn.utils.clip_grad_norm_(net.parameters(), 0.1)))
+                opt.step()
+            assert trim.history[-1].values["gradient.norm"] == pytest.approx(norms[0], rel=1e-5)
+        torch.testing.assert_close(values(model), values(bare), rtol=1e-4, atol=1e-5)
+        trim.detach()
+
+    @pytest.mark.parametrize("kind", OPTIMIZERS)
+    def test_detaching_leaves_nothing(self, kind):
+        bare, model = fill(TokenMixer()), fill(TokenMixer())
+        theirs = OPTIMIZERS[kind](bare.parameters())
+        expected = train_tokens(bare, theirs, 8)
+
+        optimizer = OPTIMIZERS[kind](model.parameters())
+        before = snapshot(model, optimizer)
+        detached = []
+
+        def detach_later(step):
+            if step == 3:
+                trim.detach()
+                detached.append(snapshot(model, optimizer))
+
+        _, trim = watched(model, optimizer, clip=None)
+        assert snapshot(model, optimizer) != before
+        assert train_tokens(model, optimizer, 8, detach_later) == expected
+        assert detached == [before]
+        assert snapshot(model, optimizer) == before
+        assert trim.steps == 4
+        assert_same(values(model), values(bare))
+
+    def test_gradients_are_there_after_the_step(self):
+        """As the bare loop leaves them: clipped."""
+        model = fill(nn.Linear(3, 2))
+        optimizer, trim = watched(model, clip=0.01)
+        step_once(model, optimizer, torch.ones(4, 3))
+        norm = torch.stack([p.grad.norm() for p in model.parameters()]).norm()
+        assert float(norm) == pytest.approx(0.01, rel=1e-5)
+        trim.detach()
+
+
+class TestDetach:
+    def test_twice_is_once(self):
+        model = nn.Linear(3, 1)
+        _, trim = watched(model)
+        trim.detach()
+        trim.detach()
+
+    def test_with_detaches_on_an_exception(self):
+        model = nn.Linear(3, 1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        before = snapshot(model, optimizer)
+        with contextlib.suppress(ZeroDivisionError), attach(model, optimizer, out=None):
+            step_once(model, optimizer, torch.ones(2, 3))
+            raise ZeroDivisionError
+        assert snapshot(model, optimizer) == before
+
+    def test_a_sink_that_raises_does_not_keep_hooks(self):
+        """On an accelerator the last step may turn out to be one too many when it is read."""
+        model = nn.Linear(3, 1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        before = snapshot(model, optimizer)
+        _, trim = watched(model, optimizer, max_skips=1)
+        trim.recorder.at_once = False
+        for _ in range(2):
+            step_once(model, optimizer, torch.full((2, 3), torch.nan))
+        with pytest.raises(DivergedError):
+            trim.detach()
+        assert snapshot(model, optimizer) == before
+
+    def test_attaching_again_after_detaching(self):
+        model = nn.Linear(3, 1)
+        optimizer, trim = watched(model)
+        trim.detach()
+        _, again = watched(model, optimizer)
+        step_once(model, optimizer, torch.ones(2, 3))
+        assert (trim.steps, again.steps) == (0, 1)
+        again.detach()
+
+    def test_attaching_twice_is_refused(self):
+        model = nn.Linear(3, 1)
+        optimizer, trim = watched(model)
+        before = snapshot(model, optimizer)
+        with pytest.raises(StateError, match=r"attached already.*Call detach\(\)"):
+            attach(model, optimizer, out=None)
+        assert snapshot(model, optimizer) == before
+        trim.detach()
+
+    def test_two_optimizers_may_be_attached_one_by_one(self):
+        model = nn.Linear(3, 1)
+        first, second = (torch.optim.SGD([p], lr=0.1) for p in model.parameters())
+        (_, one), (_, two) = watched(model, first), watched(model, second)
+        model(torch.ones(2, 3)).mean().backward()
+        first.step()
+        second.step()
+        assert row(one, "parameters", "weight", "gradient.norm") > 0
+        assert row(two, "parameters", "bias", "gradient.norm") == pytest.approx(1)
+        one.detach()
+        two.detach()
+
+
+@dataclasses.dataclass
+class Prediction:
+    count: int
+    value: torch.Tensor
+
+
+class Pair(NamedTuple):
+    first: torch.Tensor
+    second: torch.Tensor
+
+
+class Wrapped(nn.Module):
+    """Returns its output in the given form, through a module of its own."""
+
+    def __init__(self, form):
+        super().__init__()
+        self.inner, self.former = nn.Linear(4, 4), Former(form)
+
+    def forward(self, x):
+        return self.former(self.inner(x))
+
+
+class Former(nn.Module):
+    def __init__(self, form):
+        super().__init__()
+        self.form = form
+
+    def forward(self, x):
+        return self.form(x)
+
+
+FORMS = {
+    "tuple": (lambda x: (x, x.sum()), lambda y: y[0]),
+    "named-tuple": (lambda x: Pair(x, x.sum()), lambda y: y.first),
+    "list": (lambda x: [x], lambda y: y[0]),
+    "dict": (lambda x: {"other": None, "value": x}, lambda y: y["value"]),
+    "dataclass": (lambda x: Prediction(3, x), lambda y: y.value),
+    "nested": (lambda x: ({"a": [x]}, None), lambda y: y[0]["a"][0]),
+    "channels-last": (
+        lambda x: x.reshape(2, 4, 2, 2).to(memory_format=torch.channels_last),
+        lambda y: y,
+    ),
+    "transposed": (lambda x: x.t(), lambda y: y),
+    "expanded": (lambda x: x[:1].expand(5, 4), lambda y: y),
+    "strided": (lambda x: x[::2, 1::2], lambda y: y),
+    "0-d": (lambda x: x.sum(), lambda y: y),
+}
+UNSEEN = {
+    "complex": (lambda x: torch.complex(x, x), lambda y: y.real),
+    "nothing": (lambda x: None, None),
+    "integers": (lambda x: x.long(), None),
+    "empty": (lambda x: x[:0], None),
+    "string": (lambda x: "text", None),
+    "sparse": (lambda x: x.detach().to_sparse(), None),
+}
+
+
+@pytest.mark.parametrize("form", FORMS | UNSEEN)
+def test_whatever_a_module_returns(form):
+    make, read = (FORMS | UNSEEN)[form]
+    model = fill(Wrapped(make))
+    optimizer, trim = watched(model)
+    x = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
+    if read is None:
+        model.forward = lambda x: (model.former(h := model.inner(x)), h)[1]
+        read = lambda y: y  # noqa: E731 # the output as it is
+    step_once(model, optimizer, x, read)
+    assert trim.steps == 1
+    rms = row(trim, "modules", "former", "activation.rms")
+    assert np.isnan(rms) == (form in UNSEEN)
+    assert row(trim, "modules", "inner", "activation.rms") > 0
+    trim.detach()
+
+
+class TestMustNotBreak:
+    def test_in_place_relu(self):
+        """What is seen of the layer before it is what that layer gave out."""
+        model = fill(nn.Sequential(nn.Linear(4, 8), nn.ReLU(inplace=True), nn.Linear(8, 1)))
+        x = torch.randn(16, 4, generator=torch.Generator().manual_seed(0))
+        expected = model[0](x).detach().square().mean().sqrt()
+        optimizer, trim = watched(model)
+        step_once(model, optimizer, x)
+        assert row(trim, "modules", "0", "activation.rms") == pytest.approx(float(expected))
+        assert row(trim, "modules", "1", "activation.zero_fraction") > 0.2
+        trim.detach()
+
+    def test_tied_weights(self):
+        model = fill(nn.Sequential(nn.Embedding(7, 5), nn.Linear(5, 7, bias=False)))
+        model[1].weight = model[0].weight
+        optimizer, trim = watched(model)
+        step_once(model, optimizer, torch.arange(7))
+        sites, columns = trim.history[-1].tables["parameters"]
+        assert sites == ["0.weight"]
+        assert columns["gradient.norm"][0] == pytest.approx(
+            model[0].weight.grad.norm().item()
+            / trim.history[-1].values["gradient.clip_coefficient"],
+            rel=1e-5,
+        )
+        trim.detach()
+
+    def test_a_module_called_twice_shows_its_last_call(self):
+        model = fill(nn.Linear(4, 4))
+        optimizer, trim = watched(model)
+        y = model(torch.ones(2, 4))
+        last = model(y * 3)
+        last.mean().backward()
+        optimizer.step()
+        assert row(trim, "modules", "model", "activation.mean") == pytest.approx(last.mean().item())
+        trim.detach()
+
+    def test_a_module_never_called_and_a_parameter_without_gradient(self):
+        model = fill(nn.ModuleDict({"used": nn.Linear(3, 1), "idle": nn.Linear(3, 1)}))
+        model["used"].bias.requires_grad_(False)
+        optimizer, trim = watched(model, torch.optim.AdamW(model.parameters()))
+        for _ in range(2):
+            model["used"](torch.ones(2, 3)).mean().backward()
+            optimizer.step()
+        assert np.isnan(row(trim, "modules", "idle", "activation.rms"))
+        assert np.isnan(row(trim, "parameters", "idle.weight", "gradient.norm"))
+        assert np.isnan(row(trim, "parameters", "used.bias", "gradient.norm"))
+        assert row(trim, "parameters", "idle.weight", "update.ratio") == 0
+        assert row(trim, "parameters", "idle.weight", "weight.norm") > 0
+        trim.detach()
+
+    def test_a_step_without_any_gradient(self):
+        model = nn.Linear(3, 1)
+        optimizer, trim = watched(model)
+        optimizer.step()
+        assert trim.history[-1].values["gradient.norm"] == 0
+        assert not trim.history[-1].values["step.skipped"]
+        trim.detach()
+
+    @pytest.mark.parametrize("kind", ["sparse-adam", "sgd"])
+    def test_sparse_embedding_gradients(self, kind):
+        def build():
+            model = fill(nn.Embedding(50, 3, sparse=True))
+            make = {"sparse-adam": torch.optim.SparseAdam, "sgd": torch.optim.SGD}[kind]
+            return model, make(model.parameters(), lr=0.1)
+
+        bare, theirs = build()
+        model, optimizer = build()
+        _, trim = watched(model, optimizer, clip=0.05)
+        x = torch.tensor([1, 4, 4, 9])
+        for _ in range(3):
+            for net, opt in ((bare, theirs), (model, optimizer)):
+                opt.zero_grad()
+                net(x).square().sum().backward()
+                if net is bare:
+                    grad = net.weight.grad.coalesce()
+                    norm = float(grad.values().norm())
+                    net.weight.grad = grad * min(1, 0.05 / norm)
+                opt.step()
+            assert trim.history[-1].values["gradient.norm"] == pytest.approx(norm, rel=1e-4)
+        torch.testing.assert_close(values(model), values(bare), rtol=1e-4, atol=1e-6)
+        trim.detach()
+
+    @pytest.mark.parametrize("reentrant", [True, False])
+    def test_activation_checkpointing(self, reentrant):
+        def build():
+            model = fill(nn.Sequential(nn.Linear(4, 8), nn.ReLU(inplace=True), nn.Linear(8, 4)))
+            return model, torch.optim.SGD(model.parameters(), lr=0.1)
+
+        x = torch.randn(8, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
+
+        def train(model, optimizer):
+            for _ in range(3):
+                optimizer.zero_grad()
+                checkpoint(model, x, use_reentrant=reentrant).square().mean().backward()
+                optimizer.step()
+
+        bare, theirs = build()
+        train(bare, theirs)
+        model, optimizer = build()
+        _, trim = watched(model, optimizer, clip=None)
+        train(model, optimizer)
+        assert_same(values(model), values(bare))
+        assert row(trim, "modules", "0", "activation.rms") > 0
+        trim.detach()
+
+    def test_autocast(self):
+        model = fill(TokenMixer())
+        optimizer, trim = watched(model, torch.optim.AdamW(model.parameters(), fused=True))
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = token_loss(model, 0)
+        loss.backward()
+        optimizer.step()
+        _, columns = trim.history[-1].tables["modules"]
+        assert np.isfinite(columns["activation.rms"]).all()
+        trim.detach()
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+    def test_a_model_on_several_dtypes(self, dtype):
+        model = fill(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)))
+        model[1].to(dtype)
+        optimizer, trim = watched(model, torch.optim.AdamW(model.parameters(), lr=1e-2))
+        for _ in range(2):
+            optimizer.zero_grad()
+            model[1](model[0](torch.ones(2, 4)).to(dtype)).float().square().mean().backward()
+            optimizer.step()
+        _, columns = trim.history[-1].tables["parameters"]
+        assert all(np.isfinite(v).all() for v in columns.values())
+        trim.detach()
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+    def test_half_precision_does_not_overflow_in_a_statistic(self, dtype):
+        class Loud(nn.Module):
+            def forward(self, x):
+                return x.to(dtype) * 6e4
+
+        model = nn.Sequential(fill(nn.Linear(4, 4)), Loud())
+        optimizer, trim = watched(model)
+        x = model[0](torch.ones(64, 4))
+        (model[1](x * 0 + 1) * 0 + x).float().mean().backward()
+        optimizer.step()
+        expected = float(torch.tensor(6e4, dtype=dtype))
+        for name in ("mean", "rms", "max"):
+            assert row(trim, "modules", "1", f"activation.{name}") == pytest.approx(expected)
+        assert row(trim, "modules", "1", "activation.nonfinite_fraction") == 0
+        trim.detach()
+
+    def test_complex_and_empty_parameters(self):
+        class Odd(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.phase = nn.Parameter(torch.randn(4, dtype=torch.complex64))
+                self.none = nn.Parameter(torch.zeros(0, 3))
+
+            def forward(self, x):
+                return (self.phase * x).abs() + self.none.sum()
+
+        model = Odd()
+        optimizer, trim = watched(model, torch.optim.AdamW(model.parameters(), lr=1e-2))
+        for _ in range(2):
+            step_once(model, optimizer, torch.ones(2, 4))
+        rms = row(trim, "parameters", "phase", "gradient.rms")
+        norm = row(trim, "parameters", "phase", "gradient.norm")
+        assert rms == pytest.approx(norm / 8**0.5)
+        assert row(trim, "parameters", "phase", "update.ratio") > 0
+        trim.detach()
+
+    def test_accumulation(self):
+        """The norm is that of the whole window, the loss the mean over it."""
+        model = fill(nn.Linear(3, 1))
+        optimizer, trim = watched(model, clip=None)
+        for _ in range(2):
+            losses = []
+            for i in range(4):
+                loss = trim.loss(model(torch.ones(2, 3) * (i + 1)).square().mean() / 4)
+                loss.backward()
+                losses.append(loss.item())
+            optimizer.step()
+            norm = torch.stack([p.grad.norm() for p in model.parameters()]).norm()
+            optimizer.zero_grad()
+            assert trim.history[-1].values["gradient.norm"] == pytest.approx(norm.item())
+            assert trim.history[-1].values["loss"] == pytest.approx(np.mean(losses))
+        assert trim.steps == 2
+        trim.detach()
+
+    def test_evaluation_between_steps_is_not_recorded(self):
+        model = fill(nn.Sequential(nn.Linear(3, 3), nn.ReLU()))
+        optimizer, trim = watched(model, watch=1)
+        x = torch.ones(2, 3)
+        optimizer.zero_grad()
+        loss = trim.loss(model(x).mean())
+        expected = model[0](x).mean().item()
+        model.eval()
+        with torch.no_grad():
+            trim.loss(model(x * 1e3).mean())
+        model(x * 1e4)
+        model.train()
+        with torch.no_grad():
+            model(x * 1e5)
+        with torch.inference_mode():
+            model(x * 1e6)
+        loss.backward()
+        optimizer.step()
+        assert row(trim, "modules", "0", "activation.mean") == pytest.approx(expected)
+        assert trim.history[-1].values["loss"] == pytest.approx(loss.item())
+        trim.detach()
+
+    def test_learning_rates_change(self):
+        model = nn.Linear(3, 1)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1.0)
+        schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+        _, trim = watched(model, optimizer)
+        for _ in range(3):
+            step_once(model, optimizer, torch.ones(2, 3))
+            schedule.step()
+        assert [r.values["learning_rate"] for r in trim.history] == [1.0, 0.5, 0.25]
+        trim.detach()
+
+    def test_a_learning_rate_that_is_a_tensor(self):
+        model = nn.Linear(3, 1)
+        lr = torch.tensor(0.125)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=lr, fused=True)
+        _, trim = watched(model, optimizer)
+        step_once(model, optimizer, torch.ones(2, 3))
+        assert trim.history[-1].values["learning_rate"] == 0.125
+        trim.detach()
+
+    @pytest.mark.parametrize("kind", ["adamw-fused", "sgd"])
+    def test_param_groups_added_later(self, kind):
+        model = fill(nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 1)))
+        optimizer = OPTIMIZERS[kind](model[1].parameters())
+        _, trim = watched(model, optimizer)
+        for step in range(4):
+            if step == 2:
+                optimizer.add_param_group({"params": list(model[0].parameters()), "lr": 1e-3})
+            step_once(model, optimizer, torch.ones(2, 3))
+        assert list(trim.history[1].tables["parameters"][0]) == ["1.weight", "1.bias"]
+        sites = ["1.weight", "1.bias", "0.weight", "0.bias"]
+        assert list(trim.history[-1].tables["parameters"][0]) == sites
+        assert row(trim, "parameters", "0.weight", "update.ratio") > 0
+        assert row(trim, "parameters", "0.weight", "gradient.norm") > 0
+        trim.detach()
+
+    def test_a_model_without_watched_modules(self):
+        model = nn.Sequential(nn.Sequential())
+        model.scale = nn.Parameter(torch.ones(3))
+        optimizer, trim = watched(model, watch=1)
+        (model(torch.ones(3)) * model.scale).sum().backward()
+        optimizer.step()
+        assert "modules" not in trim.history[-1].tables
+        trim.detach()
+
+    def test_functional_transforms(self):
+        """torch.func differentiates through the module; its tensors cannot be kept."""
+        model = fill(nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 1)))
+        optimizer, trim = watched(model)
+        params = {k: v.detach() for k, v in model.named_parameters()}
+
+        def loss(params, x):
+            return torch.func.functional_call(model, params, (x,)).square().mean()
+
+        grads = torch.func.grad(loss)(params, torch.ones(2, 3))
+        per_sample = torch.func.vmap(torch.func.grad(loss), (None, 0))(params, torch.ones(5, 3))
+        assert per_sample["0.weight"].shape == (5, 3, 3)
+        for name, p in model.named_parameters():
+            p.grad = grads[name]
+        optimizer.step()
+        assert trim.steps == 1
+        trim.detach()
+
+
+class TestCopies:
+    def test_a_deep_copy_trains_unwatched(self):
+        model = fill(TokenMixer())
+        optimizer, trim = watched(model)
+        train_tokens(model, optimizer, 1)
+        twin = copy.deepcopy(model)
+        model_before = len(trim.history)
+        samples = trim.recorder.taps.samples.clone()
+        train_tokens(twin, torch.optim.SGD(twin.parameters(), lr=0.1), 2)
+        assert len(trim.history) == model_before
+        assert_same(trim.recorder.taps.samples, samples)
+        trim.detach()
+
+    @pytest.mark.parametrize("holds_trim", [False, True])
+    def test_pickling_the_model(self, holds_trim):
+        model = fill(TokenMixer())
+        optimizer, trim = watched(model)
+        if holds_trim:  # as a LightningModule might
+            model.trim = trim
+        train_tokens(model, optimizer, 1)
+        file = io.BytesIO()
+        torch.save(model, file)
+        file.seek(0)
+        for twin in (
+            torch.load(file, weights_only=False),
+            pickle.loads(pickle.dumps(model)),
+            copy.deepcopy(model),
+        ):
+            assert_same(values(twin), values(model))
+            train_tokens(twin, torch.optim.SGD(twin.parameters(), lr=0.1), 1)
+        assert trim.steps == 1
+        trim.detach()
+
+    def test_states_are_those_of_the_bare_model(self):
+        model = fill(TokenMixer())
+        optimizer = torch.optim.AdamW(model.parameters())
+        keys = list(model.state_dict()), list(optimizer.state_dict())
+        _, trim = watched(model, optimizer)
+        train_tokens(model, optimizer, 1)
+        assert (list(model.state_dict()), list(optimizer.state_dict())) == keys
+        trim.detach()
+
+
+class TestSeveralOptimizers:
+    def test_each_is_measured_clipped_and_protected_by_itself(self):
+        model = fill(nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 1)))
+        first = torch.optim.AdamW(model[0].parameters(), lr=1e-2, fused=True)
+        second = torch.optim.SGD(model[1].parameters(), lr=1e-2, momentum=0.9)
+        trim = attach(model, [first, second], clip=0.1, out=None, watch=5)
+        for _ in range(10):
+            first.zero_grad(), second.zero_grad()
+            trim.loss(model(torch.ones(4, 3)).square().mean()).backward()
+            first.step()
+            second.step()
+        assert trim.steps == 20
+        tables = [(r.step, set(r.tables)) for r in trim.history if r.tables]
+        # Steps 1, 5 and 10 of each; the modules with those of the first.
+        both, one = {"parameters", "modules"}, {"parameters"}
+        assert tables[0] == (1, {*both, "histograms"})
+        assert tables[1] == (2, {*one, "histograms"})
+        assert tables[2:] == [(9, both), (10, one), (19, both), (20, one)]
+        assert list(trim.history[-2].tables["parameters"][0]) == ["0.weight", "0.bias"]
+        assert list(trim.history[-1].tables["parameters"][0]) == ["1.weight", "1.bias"]
+        assert row(trim, "parameters", "1.weight", "update.ratio") > 0
+        trim.detach()
+
+    def test_what_clippers_remember_does_not_mix(self):
+        model = fill(nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 1)))
+        optimizers = [torch.optim.SGD(m.parameters(), lr=0.0) for m in model]
+        trim = attach(model, optimizers, clip=ZClip(warmup_steps=3), out=None, watch=False)
+        for _ in range(12):
+            for i, optimizer in enumerate(optimizers):  # norms of 1 and 1000
+                for p in model[i].parameters():
+                    p.grad = torch.full_like(p, 1000.0**i)
+                optimizer.step()
+        assert [r.values["gradient.clip_coefficient"] for r in trim.history] == [1.0] * 24
+        state = trim.state_dict()
+        assert len(state["clippers"]) == 2
+        trim.load_state_dict(state)
+        trim.detach()
+
+    @pytest.mark.parametrize("named", [lambda o: [], lambda o: [o, o], lambda o: "adam"])
+    def test_bad_lists(self, named):
+        model = nn.Linear(3, 1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        with pytest.raises(ConfigError, match=r"empty list|names one SGD twice|got str"):
+            attach(model, named(optimizer), out=None)
+
+
+class TestLoss:
+    def test_the_loss_that_a_model_returns_is_seen(self):
+        class Whole(nn.Module):
+            def __init__(self, form):
+                super().__init__()
+                self.inner, self.form = nn.Linear(3, 1), form
+
+            def forward(self, x):
+                return self.form(self.inner(x).square().mean())
+
+        class Output:
+            def __init__(self, loss):
+                self.loss = loss
+
+        for form in (lambda loss: {"loss": loss}, Output):
+            model = fill(Whole(form))
+            optimizer, trim = watched(model)
+            output = model(torch.ones(2, 3))
+            loss = output["loss"] if isinstance(output, dict) else output.loss
+            loss.backward()
+            model.eval()
+            model(torch.ones(2, 3) * 100)
+            optimizer.step()
+            assert trim.history[-1].values["loss"] == loss.item()
+            trim.detach()
+
+    def test_it_is_not_compulsory_and_passes_through(self):
+        model = nn.Linear(3, 1)
+        optimizer, trim = watched(model)
+        step_once(model, optimizer, torch.ones(2, 3))
+        assert np.isnan(trim.history[-1].values["loss"])
+        loss = torch.ones(2, 2)
+        assert trim.loss(loss) is loss
+        trim.detach()
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("clip", ["none", "norm", "zclip", "adaptive"])
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_a_gradient_that_is_not_finite_touches_nothing(kind, clip, bad, at_once):
+    model = fill(TokenMixer())
+    optimizer = OPTIMIZERS[kind](model.parameters())
+    _, trim = watched(model, optimizer, clip=CLIPPERS[clip](model), watch=1)
+    trim.recorder.at_once = at_once
+    for hooks in trim._hooks:
+        hooks._updater.at_once = at_once
+    train_tokens(model, optimizer, 3)
+    before = copy.deepcopy((model.state_dict(), optimizer.state_dict(), trim.state_dict()))
+
+    optimizer.zero_grad()
+    token_loss(model, 0).backward()
+    model.head.weight.grad[2, 1] = bad
+    grads = [p.grad for p in model.parameters()]
+    optimizer.step()
+    trim.sync()
+
+    assert all(p.grad is g for p, g in zip(model.parameters(), grads, strict=True))
+    assert_same((model.state_dict(), optimizer.state_dict()), before[:2])
+    assert (trim.skipped_steps, trim.steps) == (1, 4)
+    assert trim.history[-1].values["step.skipped"] == 1
+    after = trim.state_dict()
+    assert_same(after.get("clippers", []), before[2].get("clippers", []))
+    parts = [(s["recorder"]["parts"][0]) for s in (before[2], after)]
+    assert parts[0]["recent_norms"] == parts[1]["recent_norms"]
+    assert parts[0]["noise"] == parts[1]["noise"]
+    assert torch.isfinite(after["recorder"]["drift"]).all()
+
+    train_tokens(model, optimizer, 2)
+    trim.sync()
+    assert (trim.skipped_steps, trim.steps) == (1, 6)
+    assert not trim.history[-1].values["step.skipped"]
+    assert all(p.isfinite().all() for p in model.parameters())
+    trim.detach()
+
+
+class TestSkipping:
+    def test_endless_skipping_ends_with_a_message(self):
+        model = fill(nn.Linear(3, 1))
+        optimizer, trim = watched(model, max_skips=2)
+        before = values(model)
+        for _ in range(2):
+            step_once(model, optimizer, torch.full((2, 3), torch.nan))
+        with pytest.raises(DivergedError, match="3 steps in a row had a gradient"):
+            step_once(model, optimizer, torch.full((2, 3), torch.nan))
+        assert_same(values(model), before)
+        assert trim.skipped_steps == 3
+        trim.detach()
+
+    def test_only_steps_in_a_row_count(self):
+        model = fill(nn.Linear(3, 1))
+        optimizer, trim = watched(model, max_skips=1)
+        for x in (torch.nan, 1.0, torch.nan, 1.0):
+            step_once(model, optimizer, torch.full((2, 3), x))
+        assert (trim.steps, trim.skipped_steps) == (4, 2)
+        trim.detach()
+
+    @pytest.mark.parametrize("kind", ["adamw-fused", "sgd"])
+    @pytest.mark.parametrize("at_once", [True, False])
+    def test_without_protection_the_bare_loop_is_kept(self, kind, at_once):
+        bare, model = fill(nn.Linear(3, 1)), fill(nn.Linear(3, 1))
+        theirs = OPTIMIZERS[kind](bare.parameters())
+        optimizer = OPTIMIZERS[kind](model.parameters())
+        _, trim = watched(model, optimizer, protect=False, clip=None)
+        trim._hooks[0]._updater.at_once = at_once
+        for x in (1.0, torch.nan):
+            step_once(bare, theirs, torch.full((2, 3), x))
+            step_once(model, optimizer, torch.full((2, 3), x))
+        assert_same(values(model), values(bare))
+        assert trim.skipped_steps == 0
+        trim.detach()
+
+
+class TestState:
+    @pytest.mark.parametrize("clip", ["none", "norm", "zclip"])
+    @pytest.mark.parametrize("kind", ["adamw-fused", "sgd"])
+    def test_a_resumed_run_goes_on_with_its_baselines(self, clip, kind, tmp_path):
+        def build():
+            model = fill(TokenMixer())
+            optimizer, trim = watched(
+                model, OPTIMIZERS[kind](model.parameters()), clip=CLIPPERS[clip](model)
+            )
+            model.eval()  # no dropout; the taps are told otherwise below
+            trim.recorder.taps.model = nn.Module()
+            return model, optimizer, trim
+
+        model, optimizer, straight = build()
+        train_tokens(model, optimizer, 12)
+        second, theirs, half = build()
+        train_tokens(second, theirs, 6)
+        save_checkpoint(
+            tmp_path,
+            6,
+            model=second.state_dict(),
+            state={"optimizer": theirs.state_dict(), "trim": half.state_dict()},
+        )
+        half.detach()
+
+        third, ours, resumed = build()
+        _, weights, state = load_latest(tmp_path)
+        third.load_state_dict(weights)
+        ours.load_state_dict(state["optimizer"])
+        resumed.load_state_dict(state["trim"])
+        assert resumed.steps == 6
+        for step in range(6, 12):
+            ours.zero_grad()
+            token_loss(third, step).backward()
+            ours.step()
+
+        assert resumed.steps == 12
+        assert_same(values(third), values(model))
+        for a, b in zip(list(straight.history)[7:], list(resumed.history)[1:], strict=True):
+            assert a.step == b.step
+            for table in ("parameters", "modules"):
+                for name, column in a.tables[table][1].items():
+                    np.testing.assert_array_equal(column, b.tables[table][1][name], err_msg=name)
+        a, b = straight.state_dict()["recorder"], resumed.state_dict()["recorder"]
+        assert_same(a["drift"], b["drift"])
+        assert_same(a["units"]["masks"], b["units"]["masks"])
+        assert a["units"]["watched"] == b["units"]["watched"]
+        assert a["parts"][0]["recent_norms"] == b["parts"][0]["recent_norms"]
+        straight.detach(), resumed.detach()
+
+    def test_a_clipper_that_is_gone(self):
+        model = nn.Linear(3, 1)
+        optimizer, trim = watched(model, clip=1.0)
+        state = trim.state_dict()
+        trim.detach()
+        _, other = watched(model, optimizer, clip=None)
+        with pytest.raises(ConfigError, match="saved run has a clipper, this one has none"):
+            other.load_state_dict(state)
+        other.detach()
+
+
+class TestFolder:
+    def test_what_is_measured_can_be_read(self, tmp_path):
+        model = fill(TokenMixer())
+        optimizer = torch.optim.AdamW(model.parameters())
+        with attach(model, optimizer, out=tmp_path / "run", watch=2, config={"lr": 1}) as trim:
+            train_tokens(model, optimizer, 4)
+            run = trim.run()
+            assert trim.folder == tmp_path / "run"
+            assert len(run.table("steps")) == 4
+        assert sorted(run.table("parameters")["step"].unique()) == [1, 2, 4]
+        assert run.sites("modules") == list(trim.recorder.sites["modules"])
+
+    def test_auto_makes_a_folder_under_runs(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        model = nn.Linear(3, 1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        with attach(model, optimizer) as trim:
+            step_once(model, optimizer, torch.ones(2, 3))
+        assert trim.folder.parent.name == "runs"
+        assert trim.folder.name.startswith("linear-")
+
+    def test_skipped_steps_are_events(self, tmp_path):
+        model = nn.Linear(3, 1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        with attach(model, optimizer, out=tmp_path) as trim:
+            step_once(model, optimizer, torch.full((2, 3), torch.nan))
+            events = trim.run().events()
+        assert [e["kind"] for e in events] == ["skipped"]
+
+    def test_in_memory_there_is_nothing_to_read(self):
+        model = nn.Linear(3, 1)
+        _, trim = watched(model)
+        with pytest.raises(StateError, match="Pass out="):
+            trim.run()
+        trim.detach()
+
+    def test_a_config_that_json_cannot_hold_attaches_nothing(self, tmp_path):
+        model = nn.Linear(3, 1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        before = snapshot(model, optimizer)
+        with contextlib.suppress(TypeError, ValueError):
+            attach(model, optimizer, out=tmp_path, config={"x": object()}).detach()
+        assert snapshot(model, optimizer) == before
+
+    def test_loggers_get_every_step(self):
+        seen = []
+        model = nn.Linear(3, 1)
+        optimizer, trim = watched(
+            model, loggers=[lambda step, scalars: seen.append((step, scalars))]
+        )
+        step_once(model, optimizer, torch.ones(2, 3))
+        trim.detach()
+        assert [step for step, _ in seen] == [1]
+        assert seen[0][1]["update.ratio/weight"] > 0
+
+
+class TestBadInput:
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"max_skips": 0}, "max_skips must be a whole number"),
+            ({"max_skips": True}, "max_skips must be a whole number"),
+            ({"clip": -1.0}, "-1"),
+            ({"clip": "1"}, "clip"),
+            ({"watch": "all"}, "watch must be"),
+            ({"watch": -1}, "0 or more"),
+        ],
+    )
+    def test_arguments(self, options, message):
+        model = nn.Linear(3, 1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        before = snapshot(model, optimizer)
+        with pytest.raises(ConfigError, match=message):
+            attach(model, optimizer, **({"out": None} | options))
+        assert snapshot(model, optimizer) == before
+
+    def test_optimizer_of_another_model(self):
+        optimizer = torch.optim.SGD(nn.Linear(3, 1).parameters(), lr=0.1)
+        with pytest.raises(ConfigError, match="no parameter of this model"):
+            attach(nn.Linear(3, 1), optimizer, out=None)
+
+
+def test_dead_units():
+    model = fill(nn.Sequential(nn.Linear(4, 8), nn.ReLU()))
+    with torch.no_grad():
+        model[0].weight[3] = 0
+        model[0].bias[3] = -1
+    optimizer, trim = watched(model, torch.optim.SGD(model.parameters(), lr=0.0), watch=1)
+    g = torch.Generator().manual_seed(0)
+    for _ in range(12):
+        step_once(model, optimizer, torch.randn(64, 4, generator=g))
+    assert row(trim, "modules", "1", "activation.dead_fraction") == pytest.approx(1 / 8)
+    assert trim.dead_units("1").nonzero().flatten().tolist() == [3]
+    assert trim.dead_units("0") is None
+    with pytest.raises(ConfigError, match=r"No module 'nope' is watched\. Known are: 0, 1"):
+        trim.dead_units("nope")
+    trim.detach()
+
+
+def test_warnings_are_not_given_in_health():
+    model = fill(TokenMixer())
+    optimizer, trim = watched(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        train_tokens(model, optimizer, 3)
+    trim.detach()
