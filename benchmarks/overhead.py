@@ -9,6 +9,7 @@ layers and not with the batch.
 """
 
 import contextlib
+import importlib
 import io
 import statistics
 import tempfile
@@ -362,10 +363,8 @@ def time_inside() -> Any:
 
 def growth(device: torch.device) -> dict[str, dict[str, float]]:
     """Measure milliseconds inside the hooks by depth and by batch, averaged over whole cadences."""
-    import pyarrow.ipc  # what the first flush imports, once a process
-    import pyarrow.parquet
-
-    assert pyarrow.ipc and pyarrow.parquet
+    for name in ("pyarrow.ipc", "pyarrow.parquet"):
+        importlib.import_module(name)  # as the first flush does, once a process
     cases = {f"depth {d}, batch 8": (d, 8) for d in (2, 4, 8, 16)}
     cases |= {f"depth 4, batch {b}": (4, b) for b in (2, 32)}
     table = {}
