@@ -64,3 +64,12 @@ def test_what_most_steps_have_stands_at_the_steps_of_the_run():
 
 def test_what_float32_cannot_hold_is_infinite():
     assert unpack(pack([1e300], "<f4"), "<f4") == pytest.approx(np.inf)
+
+
+def test_steps_between_records_are_no_gap():
+    values = np.array([1.0, np.nan, 3.0, 4.0, 5.0])
+
+    assert "x" not in pack_curve(np.arange(5), values)
+    packed = pack_curve(np.arange(5), values, at_records=True)
+
+    assert np.frombuffer(base64.b64decode(packed["x"]), "<i4").tolist() == [0, 2, 3, 4]

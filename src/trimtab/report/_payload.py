@@ -16,6 +16,8 @@ from trimtab.report._runs import RunData
 from trimtab.report._series import pack, pack_curve, thin_curve, thin_share
 
 MAX_EVENTS: Final = 300
+AT_RECORDS: Final = {"gradient.noise_scale", "memory.bytes", "weight.norm"}
+"""Numbers of a step that are measured only where parameters are."""
 OWN_PLACE: Final = {
     "loss",
     "val_loss",
@@ -44,7 +46,11 @@ def make_payload(runs: Sequence[RunData]) -> dict[str, Any]:
 
 def _run(data: RunData) -> dict[str, Any]:
     steps = data.steps
-    series = {k: pack_curve(steps.steps, v) for k, v in steps.values.items() if steps.has(k)}
+    series = {
+        name: pack_curve(steps.steps, values, at_records=name in AT_RECORDS)
+        for name, values in steps.values.items()
+        if steps.has(name)
+    }
     for name, flags in (("clipped", steps.clipped), ("skipped", steps.skipped)):
         if flags.any():
             series[name] = {"y": pack(thin_share(flags), "<f4")}

@@ -65,13 +65,14 @@ def _blocks(values: FloatArray, width: int) -> FloatArray:
     return np.pad(values, (0, padding), constant_values=np.nan).reshape(-1, width)
 
 
-def pack_curve(steps: IntArray, values: FloatArray) -> dict[str, Any]:
+def pack_curve(steps: IntArray, values: FloatArray, *, at_records: bool = False) -> dict[str, Any]:
     """Return a curve as JSON; without `x` it stands at the run's own steps.
 
-    A signal that few steps have (validation loss) keeps these alone.
+    A signal that few steps have (validation loss) keeps these alone, and so does one that is
+    measured `at_records` only: a step between two of them is no gap.
     """
     known = np.isfinite(values)
-    sparse = known.sum() <= len(steps) // 2
+    sparse = at_records or known.sum() <= len(steps) // 2
     if sparse:
         steps, values = steps[known], values[known]
     curve = thin_curve(steps, values)
