@@ -1,6 +1,7 @@
 import numpy as np
 
-from trimtab.signals import StepRecord, as_columns
+from trimtab.signals import StepRecord
+from trimtab.signals._record import as_columns
 
 
 def test_scalars_name_the_site():

@@ -17,7 +17,7 @@ from trimtab.report._grids import (
 from trimtab.report._numbers import title
 from trimtab.report._runs import Layers, RunData
 from trimtab.report._series import IntArray
-from trimtab.signals._catalogue import SIGNALS
+from trimtab.signals import SIGNALS
 
 FIRST_MAPS: Final = (
     "parameter:gradient.norm",

@@ -5,7 +5,7 @@ from typing import Final
 
 from trimtab.errors import ConfigError
 
-MARKS: Final = ("metrics.csv", "signals", "run.json")
+MARKS: Final = ("metrics.csv", "signals")
 """One of these is in every run folder."""
 
 

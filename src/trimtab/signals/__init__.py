@@ -12,7 +12,7 @@ from trimtab.signals._loggers import (
     wandb_logger,
 )
 from trimtab.signals._readback import Readback
-from trimtab.signals._record import StepRecord, as_columns
+from trimtab.signals._record import StepRecord
 from trimtab.signals._recorder import Recorder
 from trimtab.signals._store import RunWriter
 from trimtab.signals._taps import Uncopied, unwrapped
@@ -30,7 +30,6 @@ __all__ = [
     "StepRecord",
     "Uncopied",
     "Watch",
-    "as_columns",
     "as_watch",
     "csv_logger",
     "histogram_edges",

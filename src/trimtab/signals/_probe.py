@@ -7,13 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from trimtab.signals._gauges import ABSENT, parameter_gauges
-from trimtab.signals._sample import sample
-
-
-def local(tensor: Tensor) -> Tensor:
-    """Return what this process holds of a tensor: its shard of a `DTensor`, else all of it."""
-    # FSDP2's DTensor; importing its class would take longer than importing all of trimtab.
-    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+from trimtab.signals._sample import local, sample
 
 
 def real(tensor: Tensor) -> Tensor:

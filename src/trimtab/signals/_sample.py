@@ -9,6 +9,12 @@ SAMPLE_SIZE: Final = 1024
 """Elements that stand for a tensor; the error of their RMS is about 1 / sqrt(2 * 1024) = 2 %."""
 
 
+def local(tensor: Tensor) -> Tensor:
+    """Return what this process holds of a tensor: its shard of a `DTensor`, else all of it."""
+    # FSDP2's DTensor; importing its class would take longer than importing all of trimtab.
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
+
 def sample_stride(num_elements: int, last_size: int, size: int = SAMPLE_SIZE) -> int:
     """Return the step between sampled elements.
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from trimtab.nn import Attention, QueriesKeys
 from trimtab.signals._attention import attention_gauges
 from trimtab.signals._gauges import ABSENT
-from trimtab.signals._sample import sample
+from trimtab.signals._sample import local, sample
 
 CONTAINERS: Final = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.Identity)
 """Their outputs are those of other modules."""
@@ -319,9 +319,9 @@ def unit_rows(output: Tensor) -> Tensor:
 def find_tensor(output: Any) -> Tensor | None:
     """Return the first dense, real floating tensor in what a module returned, or None."""
     if isinstance(output, Tensor):
-        local = output.to_local() if hasattr(output, "to_local") else output
-        usable = local.is_floating_point() and local.layout == torch.strided and local.numel() > 0
-        return local if usable and not (local.is_meta or _is_transformed(local)) else None
+        own = local(output)
+        usable = own.is_floating_point() and own.layout == torch.strided and own.numel() > 0
+        return own if usable and not (own.is_meta or _is_transformed(own)) else None
     parts: Any = ()
     if isinstance(output, Mapping):
         parts = output.values()
