@@ -1,0 +1,1 @@
+"""diagnose: train for a while, judge, and say what is wrong."""

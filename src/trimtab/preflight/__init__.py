@@ -1,0 +1,1 @@
+"""Checks of live objects before the first step."""
