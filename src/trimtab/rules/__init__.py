@@ -1,1 +1,21 @@
 """Rules over signals: what a run shows of its faults while it goes on."""
+
+from trimtab.rules._diagnose_run import diagnose_run
+from trimtab.rules._history import History, Series, Table
+from trimtab.rules._judge import Judge
+from trimtab.rules._rule import RunRule
+from trimtab.rules._setup import GroupFacts, ModuleFacts, ParamFacts, Setup, describe_setup
+
+__all__ = [
+    "GroupFacts",
+    "History",
+    "Judge",
+    "ModuleFacts",
+    "ParamFacts",
+    "RunRule",
+    "Series",
+    "Setup",
+    "Table",
+    "describe_setup",
+    "diagnose_run",
+]

@@ -15,7 +15,7 @@ from trimtab.signals._readback import Readback
 from trimtab.signals._record import StepRecord
 from trimtab.signals._recorder import Recorder
 from trimtab.signals._store import RunWriter
-from trimtab.signals._taps import Uncopied, unwrapped
+from trimtab.signals._taps import Uncopied, site_name, unwrapped
 from trimtab.signals._watch import Watch, as_watch
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "load_run",
     "mlflow_logger",
     "signal_table",
+    "site_name",
     "tensorboard_logger",
     "unwrapped",
     "wandb_logger",
