@@ -16,7 +16,7 @@ INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c const
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help train test fast lint format docs bench pictures constraints clean
+.PHONY: help train test fast lint format docs rules bench pictures constraints clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -42,6 +42,9 @@ format: $(STAMP)dev ## format and repair what ruff can
 
 docs: $(STAMP)dev ## build the documentation into site/, strictly
 	$(BIN)/zensical build --clean --strict
+
+rules: $(STAMP)dev ## write the pages of the rules, docs/rules, from their docstrings
+	$(BIN)/python docs/assets/rule_pages.py $(ARGS)
 
 bench: $(STAMP)dev ## run every benchmark; takes minutes and wants a quiet machine
 	@set -e; for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python "$$script" $(ARGS); done

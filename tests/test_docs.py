@@ -23,6 +23,7 @@ import pytest
 import torch
 
 from trimtab.cli import main
+from trimtab.findings import _rule, registered
 from trimtab.signals import RunWriter
 
 ROOT = Path(__file__).parents[1]
@@ -86,12 +87,14 @@ def write_files(page: Path, folder: Path) -> None:
 
 @pytest.fixture
 def workplace(tmp_path, monkeypatch):
-    """An empty folder to run in, and torch's global random state put back afterwards."""
+    """An empty folder to run in; torch's random state and the rules are put back afterwards."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
     with torch.random.fork_rng():
         torch.default_generator.manual_seed(0)
         yield tmp_path
+    for code in [c for c, r in registered().items() if r.__module__ == "page"]:
+        del _rule._REGISTRY[code]  # of a page's own
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
@@ -164,7 +167,13 @@ def accept(args: list[str], page: Path, folder: Path) -> None:
             assert "--config" not in args
             args = [a for a in args if a != "--resume"]
         args = [*args, "--print-config"]
-    if args[:1] in (["report"], ["watch"]):
+    if args[:1] == ["check"]:
+        for word in args[1:]:  # whatever could be a path
+            if word.endswith(".py"):
+                Path(word).touch()
+            elif not word.startswith("-"):
+                Path(word).mkdir(exist_ok=True)
+    if args[:1] in (["report"], ["watch"], ["diagnose"]):
         record_runs([a for a in args[1:] if a.startswith("runs/")] or ["runs/newest"], folder)
         args = [a for a in args if a != "--open"]
     try:
@@ -199,7 +208,8 @@ def test_make_command_exists(command, workplace, capsys):
 def known_options() -> str:
     """Return the help of every recipe and command."""
     command = [sys.executable, "-m", "trimtab.cli"]
-    named = (["train", "gpt"], ["train", "stablenet"], ["report"], ["watch"])
+    alone = (["report"], ["watch"], ["check"], ["diagnose"], ["explain"])
+    named = (["train", "gpt"], ["train", "stablenet"], *alone)
     helps = [[*command, *words, "--help"] for words in named]
     return "".join(subprocess.check_output(h, text=True) for h in helps)
 

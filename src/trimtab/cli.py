@@ -1,17 +1,44 @@
 """The trimtab command."""
 
 import argparse
+import difflib
+import importlib
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass, make_dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TextIO
 
 from trimtab import __version__
 from trimtab.errors import ConfigError, TrimtabError
+from trimtab.findings import (
+    Finding,
+    Rule,
+    Selection,
+    catalogue,
+    explain,
+    find_rule,
+    index_page,
+    page,
+    print_findings,
+    registered,
+    rules_to_json,
+    summarise,
+    to_sarif,
+)
 
-EXTRA: Final = {"matplotlib", "rich", "safetensors", "sklearn", "tomlkit", "tyro"}
+EXTRA: Final = {
+    "matplotlib",
+    "polars",
+    "pyarrow",
+    "rich",
+    "safetensors",
+    "sklearn",
+    "tomlkit",
+    "tyro",
+}
 """Packages of the `train` extra."""
 
 FREE_ON_RESUME: Final = {
@@ -37,6 +64,9 @@ commands:
   report [RUN [RUN2]]
                    write an HTML page about a run, or about two side by side
                    (without RUN: the newest one under runs/)
+  check [PATH...]  look for faults in the source code of training loops
+  diagnose [RUN]   say what went wrong in a run, and what to do
+  explain RULE...  say what a finding means; --all lists the rules
 
 options:
   -h, --help       show this help; 'trimtab train --help' shows every option of a command
@@ -44,16 +74,48 @@ options:
 """
 
 
+JUDGES: Final = ("diagnosis", "lint", "preflight", "rules")
+"""Packages that register rules when they are imported."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status.
 
-    0: done. 1: the run diverged or its state is damaged. 2: wrong usage or settings; nothing was
-    written. 130: stopped by Ctrl-C or SIGTERM, and saved.
+    0: done. 1: the run diverged, its state is damaged, or there are findings. 2: wrong usage or
+    settings; nothing was written. 130: stopped by Ctrl-C or SIGTERM, and saved. 141: nobody reads
+    the output any more.
+
+    Raises:
+        BrokenPipeError: A pipe is broken that is not the standard output.
+        ModuleNotFoundError: A package is missing that is none of the `train` extra's.
+    """
+    try:
+        try:
+            return _main(list(sys.argv[1:] if argv is None else argv))
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        if not _closed(sys.stdout):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+        return 141
+
+
+def _closed(stream: TextIO) -> bool:
+    """Tell whether nobody reads a stream, as after `| head`."""
+    try:
+        print(file=stream, flush=True)
+    except BrokenPipeError:
+        return True
+    return False
+
+
+def _main(args: list[str]) -> int:
+    """Run a command.
 
     Raises:
         ModuleNotFoundError: A package is missing that is none of the `train` extra's.
     """
-    args = list(sys.argv[1:] if argv is None else argv)
     if not args or args[0] in {"-h", "--help", "help"}:
         print(USAGE, end="")
         return 0
@@ -91,10 +153,21 @@ def _command(name: str) -> Callable[[list[str]], int]:
     Raises:
         ConfigError: There is no such command.
     """
-    commands = {"train": _train, "watch": _watch, "report": _report}
+    commands = {
+        "train": _train,
+        "watch": _watch,
+        "report": _report,
+        "check": _check,
+        "diagnose": _diagnose,
+        "explain": _explain,
+    }
     if name not in commands:
+        near = difflib.get_close_matches(name, commands, n=1)
+        hint = f"Did you mean {near[0]!r}? " if near else ""
         known = ", ".join(commands)
-        raise ConfigError(f"There is no command {name!r}. Known are: {known}. See trimtab --help.")
+        raise ConfigError(
+            f"There is no command {name!r}. {hint}Known are: {known}. See trimtab --help."
+        )
     return commands[name]
 
 
@@ -274,6 +347,131 @@ def _report(args: list[str]) -> int:
 
         webbrowser.open(path.resolve().as_uri())
     return 0
+
+
+def _check(args: list[str]) -> int:
+    """Look for faults in the source code of training loops; nothing is executed."""
+    parser = _judging_parser("check", _check.__doc__)
+    parser.add_argument(
+        "paths", nargs="*", type=Path, default=[Path()], metavar="PATH", help="Files and folders."
+    )
+    parser.add_argument("--fix", action="store_true", help="Repair what can be repaired safely.")
+    diff_help = "Print what --fix would change as a patch, and change nothing."
+    parser.add_argument("--diff", action="store_true", help=diff_help)
+    given = parser.parse_intermixed_args(args)
+    if given.diff and given.format != "text":
+        parser.error("--diff prints a patch; leave --format out")
+    from trimtab.lint import check_command
+
+    selection = _selection(given)
+    result = check_command(given.paths, selection, fix=given.fix, diff=given.diff)
+    for reason in result.unread:
+        _show_warning(reason)
+    if not result.num_files:
+        _show_warning("There is no Python file or notebook to check.")
+    if result.changed:
+        done = "Would repair" if given.diff else "Repaired"
+        print(f"{done} {', '.join(result.changed)}.", file=sys.stderr)
+    if given.diff:
+        print(result.diff, end="")
+        print(f"Left without a repair: {summarise(result.findings)}", file=sys.stderr)
+        return 1 if (result.findings or result.changed) and not given.exit_zero else 0
+    return _show(result.findings, given, selection.rules("source"))
+
+
+def _diagnose(args: list[str]) -> int:
+    """Say what went wrong in a recorded run, and what to do."""
+    parser = _judging_parser("diagnose", _diagnose.__doc__)
+    run_help = "The run's folder; default: the newest one under runs/."
+    parser.add_argument("run", nargs="?", type=Path, metavar="RUN", help=run_help)
+    given = parser.parse_intermixed_args(args)
+    from trimtab.rules import diagnose_run
+
+    rules = _selection(given).rules("run")
+    return _show(diagnose_run(given.run or _newest(), rules), given, rules)
+
+
+def _explain(args: list[str]) -> int:
+    """Say what a finding means: why it matters, how it is measured, and what to do."""
+    parser = _parser("explain", _explain.__doc__)
+    parser.add_argument("rules", nargs="*", metavar="RULE", help="Code or name, such as TT301.")
+    parser.add_argument("--all", action="store_true", help="List all rules.")
+    parser.add_argument("--format", choices=["text", "json", "markdown"], default="text")
+    given = parser.parse_intermixed_args(args)
+    if bool(given.rules) == given.all:
+        parser.error("name rules by code or name, or list them with --all")
+    load_rules()
+    try:
+        _project()
+    except ConfigError as error:  # of which the list of rules may be the remedy
+        _show_warning(str(error))
+    rules = list(registered().values()) if given.all else [find_rule(r) for r in given.rules]
+    texts = {
+        "json": lambda: rules_to_json(rules) + "\n",
+        "markdown": lambda: index_page() if given.all else "\n".join(map(page, rules)),
+        "text": lambda: catalogue() if given.all else "\n".join(explain(r.code) for r in rules),
+    }
+    print(texts[given.format](), end="")
+    return 0
+
+
+def load_rules() -> None:
+    """Import every package of trimtab that registers rules."""
+    for package in JUDGES:
+        importlib.import_module(f"trimtab.{package}")
+
+
+def _parser(command: str, description: str | None) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(
+        prog=f"trimtab {command}", description=description, allow_abbrev=False
+    )
+
+
+def _judging_parser(command: str, description: str | None) -> argparse.ArgumentParser:
+    """Return a parser with the options of what judges."""
+    parser = _parser(command, description)
+    for name, what in (("select", "speak, in place of the project's"), ("ignore", "are silent")):
+        parser.add_argument(
+            f"--{name}",
+            type=_words,
+            action="extend",
+            metavar="RULES",
+            help=f"Rules that {what}: codes, beginnings of codes or names, with commas between.",
+        )
+    parser.add_argument("--format", choices=["text", "json", "sarif"], default="text")
+    parser.add_argument("--exit-zero", action="store_true", help="Return 0 in spite of findings.")
+    return parser
+
+
+def _words(text: str) -> list[str]:
+    return [word for part in text.split(",") if (word := part.strip())]
+
+
+def _selection(given: argparse.Namespace) -> Selection:
+    """Return the project's selection with the options over it."""
+    load_rules()
+    return _project().override(select=given.select, ignore=given.ignore)
+
+
+def _project() -> Selection:
+    return Selection.from_pyproject(Path.cwd())
+
+
+def _newest() -> Path:
+    from trimtab.report import newest_run
+
+    return newest_run()
+
+
+def _show(findings: Sequence[Finding], given: argparse.Namespace, rules: Sequence[Rule]) -> int:
+    """Print findings in the format that was asked for; return the exit status."""
+    from trimtab.findings import to_json
+
+    if given.format == "text":
+        print_findings(findings, sys.stdout)
+    else:
+        print(to_json(findings) if given.format == "json" else to_sarif(findings, rules))
+    return 1 if findings and not given.exit_zero else 0
 
 
 def _print_summary(summary: dict[str, Any]) -> None:

@@ -838,6 +838,138 @@ class TestSkipping:
         trim.detach()
 
 
+class Fragile(nn.Module):
+    """A batch norm, dropout, and a layer that makes NaN of what is below zero."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.drop, self.inp = nn.BatchNorm1d(3), nn.Dropout(0.3), nn.Linear(3, 8)
+        self.root, self.out = Root(), nn.Linear(8, 1)
+
+    def forward(self, x):
+        return self.out(self.root(self.inp(self.drop(self.norm(x[:, :3]))), x[:, 3:]))
+
+
+class Root(nn.Module):
+    def forward(self, h, more):
+        return h * more.sqrt()
+
+
+def fragile_batch(step, bad=False):
+    x = torch.rand(6, 4, generator=torch.Generator().manual_seed(step)) + 0.1
+    if bad:
+        x[4, 3] = -1.0
+    return x
+
+
+def train_fragile(model, optimizer, trim=None, bad=(2, 4)):
+    """Train with dropout from a fixed global seed, as a bare loop that skips by itself would."""
+    with torch.random.fork_rng():
+        torch.random.default_generator.manual_seed(0)
+        for step in range(6):
+            optimizer.zero_grad()
+            loss = model(fragile_batch(step, step in bad)).square().mean()
+            (loss if trim is None else trim.loss(loss)).backward()
+            if trim is not None or step not in bad:
+                optimizer.step()
+
+
+class TestSourceOfNonfinite:
+    def sources(self, trim):
+        found = []
+        trim.recorder.on_nonfinite.append(lambda step, source: found.append((step, source)))
+        return found
+
+    @pytest.mark.parametrize("kind", ["adamw-fused", "sgd"])
+    def test_listeners_and_run_folder_get_it(self, kind, tmp_path):
+        model = fill(Fragile())
+        optimizer, trim = watched(model, OPTIMIZERS[kind](model.parameters()), out=tmp_path)
+        found = self.sources(trim)
+        train_fragile(model, optimizer, trim)
+        assert [(step, s.kind, s.site, s.row, s.num_rows) for step, s in found] == [
+            (3, "activation", "root", 4, 1),
+            (5, "activation", "root", 4, 1),
+        ]
+        event = next(e for e in trim.run().events() if e["kind"] == "nonfinite")
+        assert {k: event[k] for k in ("step", "site", "row", "num_rows", "what", "text")} == {
+            "step": 3,
+            "site": "root",
+            "row": 4,
+            "num_rows": 1,
+            "what": "activation",
+            "text": "output of root, row 4 of the batch",
+        }
+        trim.detach()
+
+    @pytest.mark.parametrize("watch", [EVERYTHING, False])
+    def test_looking_for_it_is_bitwise_not_looking(self, watch):
+        """Weights, statistics of batch norms and random state are those of the bare loop."""
+        bare, model = fill(Fragile()), fill(Fragile())
+        train_fragile(bare, OPTIMIZERS["adamw-fused"](bare.parameters()))
+        optimizer, trim = watched(
+            model, OPTIMIZERS["adamw-fused"](model.parameters()), clip=None, watch=watch
+        )
+        found = self.sources(trim)
+        train_fragile(model, optimizer, trim)
+        assert len(found) == 2
+        assert_same(model.state_dict(), bare.state_dict())
+        trim.detach()
+
+    def test_a_run_that_is_not_protected_is_looked_at_before_the_weights_are_lost(self):
+        model = fill(Fragile())
+        optimizer, trim = watched(model, protect=False)
+        found = self.sources(trim)
+        train_fragile(model, optimizer, trim, bad=(2,))
+        assert found[0][1].site == "root"
+        assert found[1][1].kind == "parameter"  # of which the loop made NaN
+        trim.detach()
+
+    @pytest.mark.parametrize("noted", [True, False])
+    def test_a_loss_or_a_gradient_to_blame(self, noted):
+        model = fill(nn.Linear(3, 1))
+        optimizer, trim = watched(model)
+        found = self.sources(trim)
+        loss = model(torch.ones(2, 3)).mean() * torch.nan
+        (trim.loss(loss) if noted else loss).backward()
+        optimizer.step()
+        assert str(found[0][1]) == ("the loss" if noted else "gradient of bias")
+        trim.detach()
+
+    def test_only_so_often(self):
+        model = fill(Fragile())
+        optimizer, trim = watched(model)
+        found = self.sources(trim)
+        train_fragile(model, optimizer, trim, bad=range(6))
+        assert len(found) == 3
+        trim.detach()
+
+    @pytest.mark.parametrize("fused", [True, False])
+    def test_on_an_accelerator_only_if_the_host_gets_to_know(self, fused, no_host_sync):
+        model = fill(Fragile())
+        optimizer = torch.optim.AdamW(model.parameters(), fused=fused)
+        _, trim = watched(model, optimizer)
+        trim.recorder.at_once = trim._hooks[0]._updater.at_once = False
+        found = self.sources(trim)
+        train_fragile(model, optimizer, trim)
+        assert len(found) == (0 if fused else 2)
+        trim.detach()
+
+    def test_an_overflow_of_the_loss_scale_is_none(self):
+        model = fill(nn.Linear(3, 1))
+        optimizer, trim = watched(model, torch.optim.AdamW(model.parameters(), fused=True))
+        found = self.sources(trim)
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
+        for _ in range(4):
+            optimizer.zero_grad()
+            loss = trim.loss(model(torch.ones(2, 3) * 100).square().mean())
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+        assert trim.skipped_steps > 0
+        assert not found
+        trim.detach()
+
+
 class TestState:
     @pytest.mark.parametrize("clip", ["none", "norm", "zclip"])
     @pytest.mark.parametrize("kind", ["adamw-fused", "sgd"])
@@ -926,7 +1058,7 @@ class TestFolder:
         with attach(model, optimizer, out=tmp_path) as trim:
             step_once(model, optimizer, torch.full((2, 3), torch.nan))
             events = trim.run().events()
-        assert [e["kind"] for e in events] == ["skipped"]
+        assert [e["kind"] for e in events] == ["nonfinite", "skipped"]
 
     def test_in_memory_there_is_nothing_to_read(self):
         model = nn.Linear(3, 1)

@@ -8,6 +8,7 @@ from torch import nn
 from trimtab import ConfigError, DivergedError, StateError, Stepper
 from trimtab.optim import AutoClip, NormClip, ValueClip, ZClip, warmup_constant, warmup_cosine
 from trimtab.precision import LossScaler
+from trimtab.signals import Recorder, Watch
 
 OPTIMIZERS = {
     "adamw": lambda p: torch.optim.AdamW(p, lr=1e-2),
@@ -433,3 +434,48 @@ class TestBadInput:
         state = problem.stepper(precision="fp16").state_dict()
         with pytest.raises(ConfigError, match="settings it was saved with"):
             other.stepper().load_state_dict(state)
+
+
+class TestRecorder:
+    def recorded(self, problem, **options):
+        params = list(problem.model.parameters())
+        recorder = Recorder(problem.model, params, watch=Watch(parameters=1, modules=1))
+        records, sources = [], []
+        recorder.sinks.append(records.append)
+        recorder.on_nonfinite.append(lambda step, source: sources.append((step, source)))
+        return problem.stepper(recorder=recorder, **options), records, sources
+
+    @pytest.mark.parametrize(
+        ("clip", "threshold"), [(NormClip(0.5), 0.5), (ZClip(max_norm=2.0), 2.0)]
+    )
+    def test_the_bound_of_the_clipper_is_recorded(self, problem, clip, threshold):
+        stepper, records, _ = self.recorded(problem, clip=clip)
+        stepper.backward(problem.loss)
+        stepper.step()
+        assert records[0].values["gradient.clip_threshold"] == threshold
+
+    @pytest.mark.parametrize("precision", ["fp32", "fp16"])
+    def test_a_value_that_is_not_finite_is_traced_to_its_source(self, problem, precision):
+        stepper, records, sources = self.recorded(problem, precision=precision)
+        problem.x[5] = torch.nan
+        state = copy.deepcopy(problem.model.state_dict())
+        stepper.backward(problem.loss)
+        assert stepper.step().skipped
+        [(step, source)] = sources
+        assert (step, source.kind, source.row, source.num_rows) == (1, "input", 5, 1)
+        assert records[0].values["input.nonfinite_fraction"] == pytest.approx(1 / 64)
+        assert_same(problem.model.state_dict(), state)
+
+    def test_a_loss_that_is_not_finite(self, problem):
+        stepper, _, sources = self.recorded(problem)
+        stepper.backward(lambda: problem.loss() * torch.inf)
+        stepper.step()
+        assert str(sources[0][1]) == "the loss"
+
+    def test_an_overflow_of_the_loss_scale_is_none(self, problem):
+        stepper, _, sources = self.recorded(
+            problem, precision="fp16", scaler=LossScaler(init_scale=2.0**127)
+        )
+        stepper.backward(problem.loss)
+        assert stepper.step().skipped
+        assert not sources

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from trimtab.engine._update import Update, Updater
+from trimtab.engine._update import Update, Updater, record_update
 from trimtab.optim import AdaptiveClip, AutoClip, NormClip, ValueClip, ZClip
 
 OPTIMIZERS = {
@@ -259,3 +259,68 @@ def test_a_folded_update_waits_for_nothing(make_updater, no_host_sync, clip):
     with no_host_sync():
         updater.apply(divisor=torch.tensor(2.0), loss=LOSS)
     assert not torch.equal(before[0], params[0])
+
+
+@pytest.mark.parametrize(
+    ("clipper", "threshold"),
+    [
+        (None, math.nan),
+        (NormClip(0.5), 0.5),
+        (ZClip(), math.nan),
+        (ZClip(max_norm=2), 2.0),
+        (ValueClip(0.1), math.nan),
+    ],
+)
+def test_the_threshold_is_the_bound_of_the_clipper(make_updater, clipper, threshold):
+    optimizer = make_updater()[0].optimizer
+    updater = Updater(optimizer, clipper, at_once=True)
+    assert updater.threshold == pytest.approx(threshold, nan_ok=True)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize("bad", [True, False])
+def test_who_wants_to_know_is_told_where_the_host_knows(make_updater, fused, at_once, bad):
+    """Before anything is changed."""
+    updater, params = make_updater(fused=fused, at_once=at_once)
+    before, told = values(params), []
+    updater.on_nonfinite = lambda: told.append(params[0].grad.isnan().any() and values(params))
+    if bad:
+        params[0].grad[0] = math.nan
+    updater.apply(divisor=2.0, loss=LOSS)
+    assert updater.tells_host == (at_once or not fused)
+    assert len(told) == (bad and updater.tells_host)
+    for seen in told:
+        assert_same(seen, before)
+
+
+class Recorded:
+    def after_update(self, optimizer, **seen):
+        self.optimizer, self.seen = optimizer, seen
+
+
+def test_what_is_recorded_of_an_update(make_updater):
+    updater, _ = make_updater()
+    update = updater.apply(divisor=2.0, loss=LOSS)
+    recorder = Recorded()
+    record_update(
+        recorder,
+        updater,
+        update,
+        divisor=2.0,
+        loss=LOSS,
+        learning_rate=0.5,
+        loss_scale=4.0,
+        which=3,
+    )
+    assert recorder.optimizer is updater.optimizer
+    assert recorder.seen["values"] == {
+        "loss": LOSS,
+        "gradient.clip_coefficient": update.coefficient,
+        "gradient.clip_threshold": 0.1,
+        "learning_rate": 0.5,
+        "loss_scale": 4.0,
+        "step.skipped": update.found_inf,
+    }
+    assert (recorder.seen["divisor"], recorder.seen["which"]) == (2.0, 3)
+    assert recorder.seen["norms"] is update.norms

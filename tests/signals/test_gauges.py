@@ -144,6 +144,7 @@ class TestParameters:
             g[::4] = 0
             moments[i] = moments[i].square() + 0.1
             after[i] = before[i] + 1e-3 * after[i]
+            after[i][::3] = before[i][::3]
         numel = torch.tensor([float(n) * 3 for n in sizes])  # of which a third is sampled
         gauges = parameter_gauges(
             *(padded(rows, 64) for rows in (grads, before, after, moments)), numel
@@ -155,6 +156,7 @@ class TestParameters:
                 0,
                 b.square().mean().sqrt() * (3 * sizes[i]) ** 0.5,
                 ((a - b).square().mean() / b.square().mean()).sqrt(),
+                ((a == b) & (g != 0)).double().sum() / (g != 0).double().sum(),
                 (g.square() / v).mean().sqrt(),
             ]
             assert found == pytest.approx([float(e) for e in expected], rel=1e-4)

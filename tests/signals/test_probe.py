@@ -110,3 +110,43 @@ def test_parameters_that_come_later(make_params):
     assert cross.isnan()
     probe.move_to(CPU)
     assert probe.weights().shape == (2, 8)
+
+
+class TestUnchanged:
+    def unchanged(self, params, lr):
+        probe = Probe(params, size=256, device=CPU)
+        before = [p.detach().clone() for p in params]
+        step(probe, torch.optim.SGD(params, lr=lr), params)
+        found = columns(probe.measure(1.0, torch.full((len(params),), torch.nan)))
+        shares = [
+            ((p == b) & (p.grad != 0)).double().sum() / (p.grad != 0).sum()
+            for p, b in zip(params, before, strict=True)
+            if p.grad is not None
+        ]
+        return found["update.unchanged_fraction"].tolist(), [s.item() for s in shares]
+
+    @pytest.mark.parametrize("lr", [1e-1, 3e-3, 1e-5])
+    def test_updates_that_bfloat16_rounds_away(self, make_params, lr):
+        params = make_params([(16, 16), (40,)], torch.bfloat16)
+        params[0].grad[::2] = 0
+        found, expected = self.unchanged(params, lr)
+        assert found == pytest.approx(expected)
+        assert (found[0] > 0.9) == (lr == 1e-5)
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    def test_in_health_nothing_stays(self, make_params, dtype):
+        assert self.unchanged(make_params([(16, 16)], dtype), 1e-3)[0] == [0]
+
+    def test_a_step_too_small_for_float32_is_one_in_float64(self, make_params):
+        params = make_params([(16, 16), (3,)], torch.float64)
+        assert self.unchanged(params, 1e-12) == ([0, 0], [0, 0])
+
+    def test_a_learning_rate_of_zero(self, make_params):
+        assert self.unchanged(make_params([(5,)]), 0.0)[0] == [1]
+
+    def test_without_a_gradient_it_is_not_known(self, make_params):
+        params = make_params([(5,), (5,)])
+        params[0].grad = None
+        params[1].grad.zero_()
+        found, _ = self.unchanged(params, 0.1)
+        assert torch.tensor(found).isnan().all()

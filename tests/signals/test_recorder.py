@@ -22,7 +22,7 @@ class Run:
         self.records = []
         self.recorder.sinks.append(self.records.append)
 
-    def step(self, x, factor=1.0):
+    def step(self, x, factor=1.0, skipped=0.0):
         self.optimizer.zero_grad()
         loss = self.model(x).square().mean()
         (loss * factor).backward()
@@ -36,7 +36,11 @@ class Run:
             params=params,
             norms=norms,
             divisor=1.0,
-            values={"loss": loss.detach(), "gradient.clip_coefficient": 1.0},
+            values={
+                "loss": loss.detach(),
+                "gradient.clip_coefficient": 1.0,
+                "step.skipped": skipped,
+            },
         )
         return self.records[-1] if self.records else None
 
@@ -136,6 +140,90 @@ class TestValues:
         assert columns["activation.zero_fraction"][1] == pytest.approx(zeros, abs=0.07)
 
 
+class TestFurtherValues:
+    def test_rows_and_ends_are_exact_where_the_sample_is_everything(self):
+        run = Run(build())
+        x = data()
+        with torch.no_grad():
+            h = run.model[0](x).double()
+            y = run.model(x).double()
+        record = run.step(x)
+        columns = record.tables["modules"][1]
+        centred = h - h.mean(dim=0)
+        variation = (centred.square().mean() / h.square().mean()).sqrt()
+        assert columns["activation.variation"][0] == pytest.approx(variation.item(), rel=1e-5)
+        spread = torch.linalg.svdvals(centred).square()
+        rank = spread.sum().square() / spread.square().sum()
+        assert columns["activation.rank"][0] == pytest.approx(rank.item(), rel=1e-4)
+        assert record.values["input.mean"] == pytest.approx(x.mean().item(), rel=1e-4)
+        log_z = y.logsumexp(dim=1).mean().item()
+        assert record.values["output.log_z"] == pytest.approx(log_z, rel=1e-5)
+
+    @pytest.mark.parametrize("at_once", [True, False])
+    def test_a_batch_that_comes_again_has_the_same_fingerprint(self, at_once):
+        run = Run(build())
+        run.recorder.at_once = at_once
+        for batch in (0, 1, 0):
+            run.step(data(batch))
+        run.recorder.close()
+        first, second, third = (r.values["input.fingerprint"] for r in run.records)
+        assert first == third != second
+
+    def test_a_step_that_was_skipped_left_nothing_unchanged(self):
+        run = Run(build())
+        assert (run.step(data()).tables["parameters"][1]["update.unchanged_fraction"] == 0).all()
+        run.optimizer.step = lambda: None
+        columns = run.step(data(), skipped=1.0).tables["parameters"][1]
+        assert np.isnan(columns["update.unchanged_fraction"]).all()
+        columns = run.step(data(), skipped=torch.zeros(())).tables["parameters"][1]
+        assert (columns["update.unchanged_fraction"] == 1).all()
+
+    def test_the_order_of_the_modules(self):
+        run = Run(build(), Watch(modules=3))
+        assert run.recorder.order == []
+        run.step(data())
+        assert run.recorder.order == ["0", "1", "2", "3"]
+
+    def test_between_records_there_are_no_columns(self):
+        run = Run(build(), Watch(parameters=3, modules=3))
+        run.step(data())
+        names = run.step(data()).values
+        assert not [n for n in names if n.startswith(("input", "output", "replicas"))]
+
+
+class TestSource:
+    def locate(self, run, x, loss=None):
+        found = []
+        run.recorder.on_nonfinite.append(lambda step, source: found.append((step, source)))
+        run.model(x)
+        run.recorder.locate_nonfinite(loss=loss, scaled=False)
+        run.recorder.on_nonfinite.clear()
+        return found
+
+    def test_listeners_get_step_and_place(self):
+        run = Run(build())
+        run.step(data())
+        x = data()
+        x[3] = np.nan
+        [(step, source)] = self.locate(run, x)
+        assert (step, source.kind, source.row) == (2, "input", 3)
+
+    def test_the_rerun_is_not_measured(self):
+        run = Run(build())
+        samples = run.recorder.taps.samples
+        run.model(data())
+        before = samples.clone()
+        run.recorder.locate_nonfinite(loss=None, scaled=False)
+        assert torch.equal(samples, before)
+        assert run.recorder.taps.armed
+
+    def test_after_the_step_nothing_is_kept(self):
+        run = Run(build())
+        run.step(data())
+        run.recorder.on_nonfinite.append(pytest.fail)
+        run.recorder.locate_nonfinite(loss=np.nan, scaled=False)
+
+
 class TestCadence:
     def test_each_family_has_its_own(self):
         run = Run(build(), Watch(parameters=2, modules=3, histograms=6))
@@ -160,6 +248,8 @@ class TestCadence:
         record = run.step(data(), factor=torch.nan)
         assert not record.tables
         assert not any(m._forward_hooks for m in run.model.modules())
+        run.recorder.close()
+        assert not run.model._forward_pre_hooks
 
     @pytest.mark.parametrize("cause", ["spike", "nan"])
     @pytest.mark.parametrize("at_once", [True, False])

@@ -8,7 +8,6 @@ from torch import nn
 from trimtab.nn import Attention
 from trimtab.signals._gauges import ABSENT
 from trimtab.signals._taps import (
-    UNIT_ROWS,
     UNIT_WINDOW,
     Inert,
     Taps,
@@ -16,10 +15,10 @@ from trimtab.signals._taps import (
     compiled_modules,
     find_tensor,
     site_name,
-    unit_rows,
     unwrapped,
     watched_modules,
 )
+from trimtab.signals._unit_rows import UNIT_ROWS
 
 CPU = torch.device("cpu")
 
@@ -202,28 +201,48 @@ class TestUnits:
         assert units.dead(1).tolist() == [False, True]
 
 
-class TestUnitRows:
-    @pytest.mark.parametrize(
-        ("shape", "units"),
-        [
-            ((3, 5), 5),
-            ((1000, 5), 5),
-            ((50, 40, 5), 5),
-            ((6, 7, 30, 30), 7),
-            ((2, 7, 9, 9, 9), 7),
-            ((5,), 5),
-            ((), 1),
-        ],
-    )
-    def test_shape_and_bounded_cost(self, shape, units):
-        rows = unit_rows(torch.ones(shape))
-        assert rows.shape[1] == units
-        assert 1 <= rows.shape[0] <= 2 * UNIT_ROWS
+class TestOrder:
+    def test_parts_come_before_the_whole_and_in_the_order_of_the_calls(self):
+        class Backwards(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.last, self.first, self.idle = (nn.Linear(2, 2) for _ in range(3))
 
-    def test_channels_of_an_image_are_its_units(self):
-        image = torch.zeros(2, 3, 8, 8)
-        image[:, 1] = 1
-        assert (unit_rows(image) != 0).any(dim=0).tolist() == [False, True, False]
+            def forward(self, x):
+                return self.last(self.first(x))
+
+        model = Backwards()
+        taps = tap(model)
+        assert taps.order == []
+        model(torch.ones(1, 2))
+        assert taps.order == ["first", "last", "model"]
+        model.last(torch.ones(1, 2))  # again: the first call counts
+        assert taps.order == ["first", "last", "model"]
+
+    def test_not_before_an_armed_pass(self):
+        model = nn.Sequential(nn.Linear(2, 2))
+        taps = tap(model)
+        taps.arm(False)
+        model(torch.ones(1, 2))
+        assert taps.order == []
+
+    def test_compiled_code_has_the_order_of_registration(self):
+        model = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.Tanh(), nn.Linear(2, 2)))
+        model.own = nn.Linear(2, 2)
+        taps = tap(model)
+        torch.compiler.reset()
+        torch.compile(model, backend="eager")(torch.ones(1, 2))
+        torch.compiler.reset()
+        assert taps.order == ["0", "1.0", "1.1", "own"]
+
+
+class TestRows:
+    def test_they_are_forgotten_after_a_record(self):
+        model = nn.Sequential(nn.Linear(2, 3))
+        taps = tap(model)
+        model(torch.eye(2))
+        assert taps.row_gauges().isfinite().all()
+        assert taps.row_gauges().isnan().all()
 
 
 class TestFindTensor:

@@ -26,6 +26,7 @@ def test_sites_are_chosen_by_name():
         ({"modules": 1.5}, "modules is a number of steps"),
         ({"histograms": True}, "histograms is a number of steps"),
         ({"burst": None}, "burst is a number of steps"),
+        ({"replicas": -1}, "replicas is a number of records, 0 or more, got -1"),
         ({"include": "("}, "include must be a regular expression"),
         ({"exclude": "["}, "exclude must be a regular expression"),
     ],

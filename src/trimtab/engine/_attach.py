@@ -16,6 +16,7 @@ from trimtab.engine._run_info import describe_run, open_run
 from trimtab.errors import ConfigError, DivergedError, StateError
 from trimtab.optim import Clipper, as_clipper
 from trimtab.signals import (
+    NonfiniteSource,
     Recorder,
     Run,
     ScalarLoggers,
@@ -145,6 +146,8 @@ class Trim(Uncopied):
         wide = torch.float64 if self.recorder.at_once else torch.float32
         self._losses = torch.zeros(2, dtype=wide, device=self.recorder.device)
         self.recorder.sinks.append(self._take)
+        self.recorder.on_nonfinite.append(self._note_source)
+        self.recorder.last_forward.keeps = False  # until an optimizer needs it
         try:
             info = describe_run(model, optimizers, self.recorder, clipper=clipper, config=config)
             self.folder, self._writer = open_run(out, info)
@@ -160,6 +163,7 @@ class Trim(Uncopied):
                 protect=protect,
                 take_overflow=take_overflow,
                 take_loss=self._take_loss,
+                knows_loss=lambda: bool(self._losses[1] > 0),
                 note_loss=self.loss,
             )
             for which, (o, each) in enumerate(zip(optimizers, self._clippers, strict=True))
@@ -212,6 +216,14 @@ class Trim(Uncopied):
                 "were left out. Parameters and optimizer are as the last good step left them. Look "
                 "at the data and the loss first; then lower the learning rate or warm up longer."
             )
+
+    def _note_source(self, step: int, source: NonfiniteSource) -> None:
+        """Write down where a value that is not finite came from."""
+        if self._writer is not None:
+            fields: dict[str, str | int] = {"site": source.site, "num_rows": source.num_rows}
+            if source.row is not None:
+                fields["row"] = source.row
+            self._writer.event(step, "nonfinite", what=source.kind, text=str(source), **fields)
 
     def run(self) -> Run:
         """Return everything recorded so far, to read as tables.

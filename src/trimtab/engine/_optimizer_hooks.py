@@ -1,5 +1,6 @@
 """Hooks on an optimizer that clip, protect and measure each of its steps."""
 
+import math
 import sys
 from collections.abc import Callable
 from typing import Any, Final
@@ -7,9 +8,9 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from trimtab.engine._update import Prepared, Updater
+from trimtab.engine._update import Prepared, Updater, record_update
 from trimtab.errors import StateError
-from trimtab.optim import Clipper, NormClip
+from trimtab.optim import Clipper
 from trimtab.signals import Recorder
 
 _FOLDED: Final = ("grad_scale", "found_inf")
@@ -30,7 +31,8 @@ class OptimizerHooks:
         protect: Whether a step that is not finite is left out.
         take_overflow: Whether the optimizer may be called in steps that a GradScaler found to
             overflow, so that they are recorded; they then do nothing.
-        take_loss: Returns the loss of the step, NaN if it is not known.
+        take_loss: Returns the loss of the step, NaN if it is not known, and forgets it.
+        knows_loss: Returns whether a loss of the step has been noted.
         note_loss: Is given what a closure returns.
     """
 
@@ -44,12 +46,14 @@ class OptimizerHooks:
         protect: bool,
         take_overflow: bool,
         take_loss: Callable[[], Tensor | float],
+        knows_loss: Callable[[], bool],
         note_loss: Callable[[Tensor], Tensor],
     ) -> None:
         self.optimizer, self.recorder, self.which = optimizer, recorder, which
         self.measures_only: Final = isinstance(optimizer, torch.optim.LBFGS)
         self.clipper: Final = None if self.measures_only else clipper
         self._take_loss, self._note_loss = take_loss, note_loss
+        self._knows_loss = knows_loss
         self._some_param = next(p for g in optimizer.param_groups for p in g["params"])
         self._updater = Updater(
             optimizer,
@@ -57,12 +61,15 @@ class OptimizerHooks:
             at_once=self._some_param.device.type == "cpu",
             protect=protect and not self.measures_only,
         )
-        self._threshold = clipper.max_norm if isinstance(clipper, NormClip) else float("nan")
+        self._updater.on_nonfinite = self._locate_nonfinite
+        recorder.last_forward.keeps |= self._updater.tells_host
         self._prepared: Prepared | None = None
         self._stepping = False
         self._num_nested = 0
         self._divisor: Tensor | float = 1.0
         self._loss_scale: Tensor | float = 1.0
+        self._scaled = False
+        self._loss: Tensor | float | None = None
         self._replaced: dict[str, object] = {}
         self._hidden: list[tuple[nn.Parameter, Tensor]] = []
         self._num_params = self._count()
@@ -86,6 +93,7 @@ class OptimizerHooks:
             return None
         self._restore()  # a step that raised left everything as it was prepared
         self._prepared, self._num_nested, self._stepping = None, 0, True
+        self._loss = None
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if not callable(closure):
             self._prepare()
@@ -120,6 +128,7 @@ class OptimizerHooks:
         self._divisor = 1.0 if scale is None else scale
         # The user has unscaled already if there is no scale, but a decision.
         self._loss_scale = float("nan") if scale is None and overflow is not None else self._divisor
+        self._scaled = scale is not None or overflow is not None
         self.recorder.before_update(self.which)
         prepared = self._updater.prepare(divisor=self._divisor, overflow=overflow)
         self._prepared = prepared
@@ -128,6 +137,13 @@ class OptimizerHooks:
                 self._set(name, prepared.fold.get(name))
         if prepared.skip:
             self._hide(prepared.update.params)
+
+    def _locate_nonfinite(self) -> None:
+        """Say where the value that is not finite came from; the host knows of it anyway."""
+        known = self._knows_loss()
+        self._loss = self._take_loss()
+        loss = float(self._loss) if known else None
+        self.recorder.locate_nonfinite(loss=loss, scaled=self._scaled)
 
     def _follow(self) -> None:
         """Measure on the device that the model has been moved to since it was attached."""
@@ -172,19 +188,16 @@ class OptimizerHooks:
         if self._prepared is None:  # the closure was never called
             return
         update, self._prepared = self._prepared.update, None
-        self.recorder.after_update(
-            optimizer,
-            params=update.params,
-            norms=update.norms,
+        loss, self._loss = self._loss, None
+        rest = self._take_loss()
+        record_update(
+            self.recorder,
+            self._updater,
+            update,
             divisor=self._divisor,
-            values={
-                "loss": self._take_loss(),
-                "gradient.clip_coefficient": update.coefficient,
-                "gradient.clip_threshold": self._threshold,
-                "learning_rate": optimizer.param_groups[0].get("lr", float("nan")),
-                "loss_scale": self._loss_scale,
-                "step.skipped": update.found_inf,
-            },
+            loss=rest if loss is None else loss,
+            learning_rate=optimizer.param_groups[0].get("lr", math.nan),
+            loss_scale=self._loss_scale,
             which=self.which,
         )
         if self._adds_flag and _is_accelerated(optimizer):

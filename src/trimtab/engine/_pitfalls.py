@@ -10,6 +10,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from trimtab.errors import ConfigError, StabilityWarning
 from trimtab.optim import no_decay_params
+from trimtab.signals import local
 
 ADAPTIVE_OPTIMIZERS = ("Adam", "AdamW", "NAdam", "Adamax", "StableAdamW", "RMSprop", "Lion")
 """Names of the classes whose first steps are as large as all others; look-alikes count too.
@@ -179,7 +180,7 @@ def _learning_rate_too_high(optimizer: torch.optim.Optimizer) -> str | None:
 @torch.no_grad()
 def _median_weight_rms(params: Iterable[nn.Parameter]) -> float | None:
     """Return the median over matrices of their weights' RMS; None without a non-zero matrix."""
-    matrices = [p for p in map(_local, params) if p.ndim >= 2 and p.numel() and not p.is_meta]
+    matrices = [p for p in map(local, params) if p.ndim >= 2 and p.numel() and not p.is_meta]
     rms = torch.tensor([float(p.float().square().mean().sqrt()) for p in matrices])
     rms = rms[rms > 0]
     return float(rms.median()) if len(rms) else None
@@ -219,7 +220,7 @@ def warn_about_first_gradients(
     if not matrices or not math.isfinite(size):
         return
     largest, smallest = (f(norm for _, norm in matrices) for f in (max, min))
-    weight = max(float(_local(p).float().norm()) for p, _ in matrices)
+    weight = max(float(local(p).float().norm()) for p, _ in matrices)
     if largest < MIN_GRAD_PER_LOSS * size:
         found = f"are {largest:.1g} at most, at a loss of {size:.2g}: they vanish on their way"
     elif not largest <= MAX_GRAD_PER_WEIGHT * max(weight, 1):
@@ -234,12 +235,6 @@ def warn_about_first_gradients(
         StabilityWarning,
         stacklevel=4,
     )
-
-
-def _local(p: Tensor) -> Tensor:
-    """Return what this process holds of a parameter."""
-    # FSDP2's DTensor; importing its class would take longer than importing all of trimtab.
-    return p.to_local() if hasattr(p, "to_local") else p
 
 
 class ClipWatch:

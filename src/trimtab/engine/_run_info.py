@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from trimtab.errors import ConfigError
 from trimtab.optim import Clipper
+from trimtab.rules import describe_setup
 from trimtab.signals import Recorder, RunWriter, histogram_edges, unwrapped
 
 RUNS: Final = Path("runs")
@@ -46,6 +47,7 @@ def describe_run(
             "device": _device_name(first.device),
             "threads": torch.get_num_threads(),
         },
+        "setup": describe_setup(model, optimizers).to_dict(),
         "watch": asdict(recorder.watch),
         "sites": recorder.sites,
         "histogram_edges": histogram_edges(),

@@ -1,6 +1,5 @@
 """The Stepper: one optimizer step with everything in the right order."""
 
-import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Final, Literal
@@ -12,7 +11,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from trimtab.engine import _pitfalls, _ranks
 from trimtab.engine._result import StepResult
-from trimtab.engine._update import Update, Updater
+from trimtab.engine._update import Updater, record_update
 from trimtab.engine._window import Window, check_weight
 from trimtab.errors import ConfigError, DivergedError, StateError
 from trimtab.optim import Clipper, as_clipper
@@ -91,6 +90,10 @@ class Stepper:
         self._device = next(p.device for g in optimizer.param_groups for p in g["params"])
         self._at_once = self._device.type == "cpu"  # elsewhere, an outcome is read a step later
         self._updater = Updater(optimizer, as_clipper(clip), at_once=self._at_once)
+        if recorder is not None:
+            self._updater.on_nonfinite = self._locate_nonfinite
+            recorder.last_forward.keeps = self._updater.tells_host
+        self._loss: Tensor | None = None
         self.scaler: Final = scaler or (LossScaler() if precision == "fp16" else None)
         if self.scaler is not None:
             self.scaler.to(self._device)
@@ -260,8 +263,18 @@ class Stepper:
             divisor = divisor * scale
         if self.recorder is not None:
             self.recorder.before_update()
+        self._loss = loss
         update = self._updater.apply(divisor=divisor, loss=loss)
-        self._record(update, divisor, loss, lr)
+        if self.recorder is not None:
+            record_update(
+                self.recorder,
+                self._updater,
+                update,
+                divisor=divisor,
+                loss=loss,
+                learning_rate=lr,
+                loss_scale=1.0 if scale is None else scale,
+            )
         if not self._first_gradients_seen:
             self._first_gradients_seen = True
             if self.scaler is None or not update.found_inf:  # fp16 finds its scale by overflowing
@@ -281,25 +294,12 @@ class Stepper:
                 raise
         return result
 
-    def _record(self, update: Update, divisor: float | Tensor, loss: Tensor, lr: float) -> None:
-        """Measure what the step did."""
-        if self.recorder is None:
-            return
-        scale, clipper = self._scale(), self.clipper
-        self.recorder.after_update(
-            self.optimizer,
-            params=update.params,
-            norms=update.norms,
-            divisor=divisor,
-            values={
-                "loss": loss,
-                "gradient.clip_coefficient": update.coefficient,
-                "gradient.clip_threshold": getattr(clipper, "max_norm", None) or math.nan,
-                "learning_rate": lr,
-                "loss_scale": 1.0 if scale is None else scale,
-                "step.skipped": update.found_inf,
-            },
-        )
+    def _locate_nonfinite(self) -> None:
+        """Say where the value that is not finite came from; the host knows of it anyway."""
+        assert self.recorder is not None
+        assert self._loss is not None
+        loss = float(self._loss)
+        self.recorder.locate_nonfinite(loss=loss, scaled=self.scaler is not None)
 
     def _close_window(self) -> tuple[float | Tensor, float | Tensor, Tensor]:
         """Return divisor, weight and mean loss over the window, on all ranks, and open the next."""

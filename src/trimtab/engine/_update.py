@@ -1,6 +1,7 @@
 """Clip, decide and update: folded into a fused optimizer, in place for the others."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from trimtab.optim import Clipper, GradNorms, NormClip, ScaleClipper, grad_norms
+from trimtab.signals import Recorder
 
 
 @dataclass(frozen=True)
@@ -64,11 +66,28 @@ class Updater:
         self.folds: Final = _folds(optimizer)
         self.at_once = at_once
         self.protect: Final = protect
+        self.on_nonfinite: Callable[[], None] | None = None
+        """Called before anything is changed, when the host knows that a step is not finite."""
         momentum = isinstance(optimizer, torch.optim.SGD) and all(
             group["momentum"] != 0 for group in optimizer.param_groups
         )
         self._num_with_momentum = 0 if momentum else None
         self._scale_clipper = clipper if isinstance(clipper, ScaleClipper) else None
+
+    @property
+    def threshold(self) -> float:
+        """Largest norm that the clipper lets pass whatever came before; NaN without a bound."""
+        bound = getattr(self.clipper, "max_norm", None)
+        return math.nan if bound is None else float(bound)
+
+    @property
+    def tells_host(self) -> bool:
+        """Whether the host gets to know in time that a step is not finite."""
+        return self.at_once or (self.protect and not self.folds)
+
+    def _tell(self) -> None:
+        if self.on_nonfinite is not None:
+            self.on_nonfinite()
 
     def apply(self, *, divisor: float | Tensor, loss: Tensor) -> Update:
         """Make one update.
@@ -137,6 +156,8 @@ class Updater:
         scale, found = torch.stack([grad_scale, found_inf.to(grad_scale.dtype)]).tolist()
         if not found:
             _divide_(params, scale)
+        else:
+            self._tell()
         return Prepared(update, {}, skip=bool(found))
 
     def _prepare_at_once(
@@ -150,6 +171,8 @@ class Updater:
         """Decide on one update, looking at values."""
         total = norms.total.item()
         finite = math.isfinite(total) and (loss is None or math.isfinite(loss.item()))
+        if not finite:
+            self._tell()
         if (self.protect and not finite) or (overflow is not None and overflow.item() != 0):
             return Prepared(Update(1.0, norms, 1.0, params), {}, skip=True)
         if not finite:
@@ -194,6 +217,46 @@ class Updater:
             _divide_(params, divisor)
             return self.clipper.clip_(params).coefficient, one
         return one, one * divisor
+
+
+def record_update(
+    recorder: Recorder,
+    updater: Updater,
+    update: Update,
+    *,
+    divisor: float | Tensor,
+    loss: float | Tensor,
+    learning_rate: float | Tensor,
+    loss_scale: float | Tensor,
+    which: int = 0,
+) -> None:
+    """Measure what an update did.
+
+    Args:
+        recorder: What measures.
+        updater: What made the update.
+        update: What it did.
+        divisor: What the gradients were divided by.
+        loss: Of the step; NaN if it is not known.
+        learning_rate: That the step used.
+        loss_scale: That the gradients were computed with; NaN if it is not known.
+        which: The optimizer's number in the recorder.
+    """
+    recorder.after_update(
+        updater.optimizer,
+        params=update.params,
+        norms=update.norms,
+        divisor=divisor,
+        values={
+            "loss": loss,
+            "gradient.clip_coefficient": update.coefficient,
+            "gradient.clip_threshold": updater.threshold,
+            "learning_rate": learning_rate,
+            "loss_scale": loss_scale,
+            "step.skipped": update.found_inf,
+        },
+        which=which,
+    )
 
 
 def _named(found_inf: Tensor | None) -> dict[str, Tensor]:

@@ -1,5 +1,6 @@
 """A finding: what is wrong, where, on what evidence, why, and what to do."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
@@ -48,7 +49,10 @@ class Evidence:
     """The range in health, such as `"<= 0.1"`."""
 
     def __str__(self) -> str:
-        value = self.value if isinstance(self.value, str) else f"{self.value:.3g}"
+        if isinstance(self.value, str):
+            value = self.value
+        else:
+            value = f"{self.value:,}" if isinstance(self.value, int) else f"{self.value:.3g}"
         return f"{self.name} {value}, normal {self.normal}"
 
 
@@ -176,9 +180,10 @@ _FIELDS: Final = frozenset(Finding.__dataclass_fields__)
 
 
 def sentence(text: str) -> str:
-    """Return the text as a sentence: with a capital and a full stop."""
+    """Return the text as a sentence: with a capital, unless it begins with a name in code."""
     text = text.strip()
     if not text:
         return text
     end = "" if text[-1] in ".!?:" else "."
-    return text[0].upper() + text[1:] + end
+    begins_with_word = re.match(r"[a-z][a-z'-]*[,;:]?(\s|$)", text) is not None
+    return (text[0].upper() if begins_with_word else text[0]) + text[1:] + end

@@ -9,8 +9,9 @@ from typing import Any, ClassVar, Final, Literal, TypeVar
 from trimtab.errors import ConfigError
 from trimtab.findings._finding import Finding, Severity, Symptom
 
-Scope = Literal["run", "live", "source"]
-"""What a rule looks at: signals of a run, live objects before it, or source code."""
+Scope = Literal["run", "live", "loop", "source"]
+"""What a rule looks at: signals of a run, live objects before it, a loop body that is watched while
+it runs, or source code."""
 
 FAMILIES: Final = {
     "TT0": "Set-up",
@@ -109,7 +110,8 @@ def find_rule(code_or_name: str) -> type[Rule]:
         if wanted.upper() == rule.code or wanted.lower() == rule.name:
             return rule
     known = [key for rule in registered().values() for key in (rule.code, rule.name)]
-    near = difflib.get_close_matches(wanted, known, n=3, cutoff=0.5)
+    words = {key.lower(): key for key in known}
+    near = [words[w] for w in difflib.get_close_matches(wanted.lower(), words, n=3, cutoff=0.5)]
     hint = f"Did you mean {' or '.join(near)}? " if near else ""
     raise ConfigError(f"There is no rule {wanted!r}. {hint}'trimtab explain --all' lists them all.")
 

@@ -2,7 +2,7 @@
 
 from trimtab.rules._diagnose_run import diagnose_run
 from trimtab.rules._history import History, Series, Table
-from trimtab.rules._judge import Judge
+from trimtab.rules._judge import Judge, note_finding
 from trimtab.rules._rule import RunRule
 from trimtab.rules._setup import GroupFacts, ModuleFacts, ParamFacts, Setup, describe_setup
 
@@ -18,4 +18,5 @@ __all__ = [
     "Table",
     "describe_setup",
     "diagnose_run",
+    "note_finding",
 ]

@@ -1,9 +1,10 @@
 """What a run has measured so far, as rules read it: series of steps and tables of sites."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from trimtab.rules._setup import EMPTY, Setup
@@ -115,6 +116,22 @@ class History:
         keep = np.isin(whole.steps, self._records[family].steps)
         return Series(whole.steps[keep], whole.values[keep])
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that was measured, as tensors."""
+        blocks = {"steps": self._steps, **self._records}
+        return {
+            "step": self.step,
+            "order": list(self.order),
+            "blocks": {name: block.state_dict() for name, block in blocks.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what `state_dict` returned."""
+        self.step, self.order = state["step"], list(state["order"])
+        blocks = {"steps": self._steps, **self._records}
+        for name, block in blocks.items():
+            block.load_state_dict(state["blocks"][name])
+
 
 class _Block:
     """Rows of one table; grows by doubling, and forgets its middle."""
@@ -182,3 +199,23 @@ class _Block:
             column[HEAD:-HEAD] = column[2 * HEAD :]
             column[-HEAD:] = np.nan
         self._length -= HEAD
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all rows."""
+        return {
+            "sites": list(self.sites),
+            "steps": torch.from_numpy(self.steps.copy()),
+            "columns": {
+                name: torch.from_numpy(column[: self._length].copy())
+                for name, column in self._columns.items()
+            },
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what `state_dict` returned."""
+        self.sites = list(state["sites"])
+        self._index = {site: i for i, site in enumerate(self.sites)}
+        self._steps = state["steps"].numpy().copy()
+        self._length = len(self._steps)
+        self._columns = {name: c.numpy().copy() for name, c in state["columns"].items()}
+        self._resize(max(64, self._length), len(self.sites))

@@ -2,17 +2,19 @@
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
 
 from trimtab.findings import Finding, Rule, Severity, merge, registered
 from trimtab.rules._history import History
 from trimtab.rules._rule import RunRule
 from trimtab.rules._setup import EMPTY, Setup
-from trimtab.signals import StepRecord
+from trimtab.signals import RunWriter, StepRecord
 
 CHECK_EVERY: Final = 10
 """Steps between two checks where nothing but the steps themselves is recorded."""
+
+_LEVELS: Final = {Severity.ERROR: "bad", Severity.WARNING: "warn", Severity.ADVICE: "plain"}
 
 Listener = Callable[[Finding], None]
 
@@ -45,8 +47,18 @@ class Judge:
 
     @property
     def findings(self) -> list[Finding]:
-        """What was found so far: one finding for each cause, most causal first."""
-        return merge(self._found.values())
+        """What is wrong so far: one finding for each cause, most causal first."""
+        return merge(f for f in self._found.values() if f.severity is not Severity.ADVICE)
+
+    @property
+    def advice(self) -> list[Finding]:
+        """What is worth knowing, although it does no harm."""
+        return merge(f for f in self._found.values() if f.severity is Severity.ADVICE)
+
+    @property
+    def all_findings(self) -> list[Finding]:
+        """Everything found so far, as it was found: one finding for each fault and site."""
+        return list(self._found.values())
 
     @property
     def healthy(self) -> bool:
@@ -90,3 +102,26 @@ class Judge:
                 listener(finding)
         else:
             self._found[key] = seen.with_(count=seen.count + 1)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what later judgements depend on."""
+        return {
+            "history": self.history.state_dict(),
+            "found": [finding.to_dict() for finding in self._found.values()],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what `state_dict` returned; what was found then is not announced again."""
+        self.history.load_state_dict(state["history"])
+        found = [Finding.from_dict(each) for each in state["found"]]
+        self._found = {(f.code, f.place): f for f in found}
+
+
+def note_finding(writer: RunWriter, finding: Finding) -> None:
+    """Note a finding in a run folder, where the report looks for it."""
+    data = finding.to_dict()
+    step = data.pop("step") or 0
+    data["level"] = _LEVELS[finding.severity]
+    data["why"] = data.pop("cause")
+    data["evidence"] = "; ".join(str(each) for each in finding.evidence)
+    writer.event(step, "finding", **data)

@@ -41,6 +41,18 @@ SIGNALS: Final = (
         ("step.skipped", "0 or 1", "free", "1 if a value was not finite and nothing was updated"),
         ("step.seconds", "s", "free", "from the end of the step before to the end of this one"),
         ("weight.norm", "weight", "sampled", "joint L2 norm of all parameters"),
+        ("input.mean", "input", "sampled", "mean of the batch, the first tensor that the model is "
+         "called with; NaN for integers"),
+        ("input.std", "input", "sampled", "its standard deviation; 0 for a constant batch"),
+        ("input.max", "input", "sampled", "its largest magnitude"),
+        ("input.nonfinite_fraction", "1", "sampled", "share of it that is NaN or infinite"),
+        ("input.fingerprint", "1", "sampled", "a number of 48 bits, equal for batches that are "
+         "equal bit for bit where they are sampled"),
+        ("output.log_z", "nat", "sampled", "mean log of the sum of the exponentials of the model's "
+         "outputs: that of the partition function if they are logits"),
+        ("replicas.parameter_difference", "1", "exact", "largest relative difference of a "
+         "parameter between ranks, estimated from checksums; NaN where nothing was compared"),
+        ("replicas.buffer_difference", "1", "exact", "the same of buffers"),
         ("memory.bytes", "byte", "free", "largest allocation so far, or the process's largest "
          "resident set on a CPU"),
     ),
@@ -54,6 +66,8 @@ SIGNALS: Final = (
         ("weight.norm", "weight", "sampled", "L2 norm before the update"),
         ("update.ratio", "1", "sampled", "RMS of the update over RMS of the weights before it; "
          "about 1e-3 in health"),
+        ("update.unchanged_fraction", "1", "sampled", "share of the elements with a gradient that "
+         "the step left as they were; NaN if it was skipped"),
         ("adam.rms_ratio", "1", "sampled", "sqrt(mean(g^2 / v)): about 1, and above 2.3 when the "
          "second moments are out of date"),
     ),
@@ -68,6 +82,10 @@ SIGNALS: Final = (
          "and the like; NaN for other modules"),
         ("activation.kurtosis", "1", "sampled", "fourth standardised moment: 3 for a normal "
          "distribution, far more with outliers"),
+        ("activation.variation", "1", "sampled", "root of the units' mean variance over 64 rows of "
+         "the batch, as a share of the RMS; 0 if the output is the same for every input"),
+        ("activation.rank", "directions", "sampled", "participation ratio of these rows about "
+         "their mean: in how many directions they vary, at most 63"),
         ("activation.drift_mean", "standard deviations", "sampled", "distance of the mean from its "
          "moving reference"),
         ("activation.drift_scale", "log2", "sampled", "log2 of the RMS over its moving reference"),

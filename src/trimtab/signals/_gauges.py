@@ -125,6 +125,7 @@ PARAMETER_COLUMNS: Final = (
     "gradient.nonfinite_fraction",
     "weight.norm",
     "update.ratio",
+    "update.unchanged_fraction",
     "adam.rms_ratio",
 )
 
@@ -163,8 +164,11 @@ def _parameter_gauges(
     weight_rms = (weights.square().sum(dim=1) / num_weights).sqrt()
     change = torch.where(has_weight, after - before, 0)
     update_rms = (change.square().sum(dim=1) / num_weights).sqrt()
+    pushed = finite & (grads != 0) & has_weight
+    unchanged = (pushed & (change == 0)).sum(dim=1) / pushed.sum(dim=1)
     has_moment = (moments != ABSENT) & finite
     ratio = torch.where(has_moment, grads.square() / moments.clamp(min=1e-30), 0)
     adam = (ratio.sum(dim=1) / has_moment.sum(dim=1)).sqrt()
-    columns = [zeros, nonfinite, weight_rms * sizes[:, 0].sqrt(), update_rms / weight_rms, adam]
+    norm = weight_rms * sizes[:, 0].sqrt()
+    columns = [zeros, nonfinite, norm, update_rms / weight_rms, unchanged, adam]
     return torch.stack(columns, dim=1)

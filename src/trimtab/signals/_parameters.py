@@ -24,6 +24,7 @@ NOISE_DECAY: Final = 0.9
 PARAMETER_NAMES: Final = ("gradient.norm", "gradient.rms", *PARAMETER_COLUMNS)
 WEIGHT_NORM: Final = PARAMETER_NAMES.index("weight.norm")
 _ADAM_RATIO: Final = PARAMETER_NAMES.index("adam.rms_ratio")
+_UNCHANGED: Final = PARAMETER_NAMES.index("update.unchanged_fraction")
 
 
 class Parameters:
@@ -65,6 +66,7 @@ class Parameters:
         norms: GradNorms,
         divisor: Tensor | float,
         coefficient: Tensor | float,
+        skipped: Tensor | float = 0.0,
     ) -> Tensor:
         """Measure the step since `probe.before()`.
 
@@ -74,6 +76,7 @@ class Parameters:
             norms: Of their gradients, before clipping and after unscaling.
             divisor: What the gradients were multiplied by when they were sampled.
             coefficient: What they were clipped by afterwards.
+            skipped: Not 0 if the step was left out.
 
         Returns:
             `(num_params, len(PARAMETER_NAMES))`.
@@ -91,6 +94,8 @@ class Parameters:
         rms = exact / probe.sizes.sqrt()
         gauges = torch.cat([exact[:, None], rms[:, None], sampled], dim=1)
         gauges[:, _ADAM_RATIO] *= coefficient  # Adam saw the clipped gradient
+        left_out = torch.as_tensor(skipped).to(device, non_blocking=True) != 0
+        gauges[:, _UNCHANGED] += torch.where(left_out, torch.nan, 0.0)
         return gauges
 
     def estimate_noise(self, square: float, cross: float) -> float | None:

@@ -1,13 +1,16 @@
 """Probes: samples of gradients, weights, updates and second moments around one optimizer step."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
 from trimtab.signals._gauges import ABSENT, parameter_gauges
 from trimtab.signals._sample import local, sample
+
+_FINER: Final = {torch.float64, torch.complex128}
+"""A small step of such weights is none in a sample, which is float32."""
 
 
 def real(tensor: Tensor) -> Tensor:
@@ -30,6 +33,7 @@ class Probe:
         self._rows: dict[str, list[Tensor]] = {}
         self._matrices: dict[str, Tensor] = {}
         self._previous: Tensor | None = None
+        self._finer: dict[int, Tensor] = {}
         self.grow(params)
 
     def grow(self, params: Sequence[nn.Parameter]) -> None:
@@ -55,6 +59,11 @@ class Probe:
             matrix.fill_(ABSENT)
         self._take("grads", [p.grad for p in self.params])
         self._take("before", self.params)
+        self._finer = {
+            i: self._finer_sample(p).clone()
+            for i, p in enumerate(self.params)
+            if p.dtype in _FINER and p.numel()
+        }
 
     @torch.no_grad()
     def after(self, states: Iterable[Any]) -> None:
@@ -64,12 +73,20 @@ class Probe:
             states: The optimizer's state of each parameter, `{}` without one.
         """
         self._take("after", self.params)
+        for i, before in self._finer.items():
+            old, new = (self._rows[name][i][: len(before)] for name in ("before", "after"))
+            moved = (self._finer_sample(self.params[i]) != before).to(new.device)
+            least = torch.nextafter(old, torch.full_like(old, torch.inf))
+            new.copy_(torch.where(moved & (new == old), least, new))
         moments = (s.get("exp_avg_sq") if s else None for s in states)
         # Some optimizers keep one for a whole row or block, which no gradient belongs to.
         pairs = zip(moments, self.params, strict=True)
         self._take(
             "moments", [m if m is not None and m.shape == p.shape else None for m, p in pairs]
         )
+
+    def _finer_sample(self, param: Tensor) -> Tensor:
+        return sample(real(local(param.detach())), self.size)
 
     def _take(self, name: str, tensors: Iterable[Tensor | None]) -> None:
         rows, parts = [], []

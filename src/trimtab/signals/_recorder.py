@@ -12,14 +12,19 @@ import torch
 from torch import Tensor, nn
 
 from trimtab.optim import GradNorms
+from trimtab.signals._ends import Ends, join_fingerprint
 from trimtab.signals._gauges import ACTIVATION_COLUMNS, Drift, activation_gauges
 from trimtab.signals._histogram import histograms
+from trimtab.signals._last_forward import LastForward
+from trimtab.signals._locate import NonfiniteSource
 from trimtab.signals._memory import memory_bytes
 from trimtab.signals._parameters import PARAMETER_NAMES, WEIGHT_NORM, Parameters
 from trimtab.signals._readback import Readback
 from trimtab.signals._record import StepRecord
+from trimtab.signals._replica_watch import ReplicaWatch, no_comparison
 from trimtab.signals._sample import SAMPLE_SIZE
 from trimtab.signals._taps import Taps, compiled_modules, site_name, watched_modules
+from trimtab.signals._unit_rows import ROW_COLUMNS
 from trimtab.signals._watch import Watch
 
 MAX_SAMPLED: Final = 2**19
@@ -66,6 +71,8 @@ class Recorder:
         self.step = 0
         """Steps of all optimizers so far, skipped ones among them."""
         self.sinks: list[Sink] = []
+        self.on_nonfinite: list[Callable[[int, NonfiniteSource], None]] = []
+        """Called with step and place when a value that is not finite was traced to its source."""
         every = [p for part in params for p in part]
         self.device = next((p.device for p in every), torch.device("cpu"))
         self.at_once = self.device.type == "cpu"
@@ -79,6 +86,9 @@ class Recorder:
         modules = watched_modules(model, watch.keeps) if watch.modules else {}
         self.taps: Final = Taps(model, modules, size=_sample_size(len(modules)), device=self.device)
         self.drift: Final = Drift(len(modules), self.device)
+        self._ends = Ends(model, self.taps) if watch.modules else None
+        self.last_forward: Final = LastForward(model)
+        self._replicas = ReplicaWatch(model, every=watch.parameters * watch.replicas)
         self._burst_left = 0
         self._pending: _Pending | None = None
         self._ended = time.perf_counter()
@@ -94,6 +104,11 @@ class Recorder:
 
     def _keeps(self, param: nn.Parameter) -> bool:
         return self.watch.keeps(self._names[id(param)])
+
+    @property
+    def order(self) -> list[str]:
+        """Names of the watched modules in the order of the forward pass; empty before a record."""
+        return self.taps.order
 
     @property
     def sites(self) -> dict[str, list[str]]:
@@ -134,6 +149,26 @@ class Recorder:
         if self._taking:
             part.probe.before()
 
+    def locate_nonfinite(self, *, loss: float | None, scaled: bool) -> None:
+        """Run the step's last forward pass again, and tell listeners what came first.
+
+        For the owner to call before the update, when it knows that the step is not finite and
+        gradients and weights are still those that made it so.
+
+        Args:
+            loss: Of the step; None if it is not known.
+            scaled: Whether the loss was scaled, so that gradients may overflow in health.
+        """
+        armed, self.taps.armed = self.taps.armed, False
+        params = [(self._names.get(id(p), n), p) for n, p in self._model.named_parameters()]
+        try:
+            source = self.last_forward.locate(params, self.order, loss=loss, scaled=scaled)
+        finally:
+            self.taps.armed = armed
+        if source is not None:
+            for listener in self.on_nonfinite:
+                listener(self.step + 1, source)
+
     @torch.no_grad()
     def after_update(
         self,
@@ -165,12 +200,18 @@ class Recorder:
         matrices: list[Tensor] = []
         if self._taking:
             coefficient = values["gradient.clip_coefficient"]
-            gauges = part.measure(optimizer, params, norms, divisor, coefficient)
+            skipped = values.get("step.skipped", 0.0)
+            gauges = part.measure(optimizer, params, norms, divisor, coefficient, skipped)
             tables["parameters"] = part.sites, PARAMETER_NAMES
             matrices.append(gauges)
             tensors["_square"], tensors["_cross"] = part.probe.products(divisor).unbind()
             tensors["weight.norm"] = gauges[:, WEIGHT_NORM].nan_to_num(0).norm()
             scalars["memory.bytes"] = memory_bytes(self.device)
+            scalars |= no_comparison()
+        if which == 0:
+            tensors |= self._replicas.after_step(part.steps + 1)
+        if which == 0 and self.taps.armed and self._ends is not None:
+            tensors |= self._ends.gauges(self.device)
         with_modules = which == 0 and self.taps.armed and bool(self.taps.names)
         if with_modules:
             tables["modules"] = self.taps.names, _MODULE_NAMES
@@ -180,6 +221,7 @@ class Recorder:
             if sites:
                 tables["histograms"] = sites, ("count",)
                 matrices.append(counts)
+        self.last_forward.drop()
         now = time.perf_counter()
         scalars["step.seconds"], self._ended = now - self._ended, now
         readback = Readback([*tensors.values(), *matrices])
@@ -198,7 +240,8 @@ class Recorder:
         gauges = activation_gauges(self.taps.samples, self.taps.bounds)
         drift = self.drift.measure(gauges[:, 0], gauges[:, 1])
         dead = self.taps.dead_fractions()
-        return torch.cat([gauges, drift, dead[:, None], self.taps.attention()], dim=1)
+        rows = self.taps.row_gauges()
+        return torch.cat([gauges, rows, drift, dead[:, None], self.taps.attention()], dim=1)
 
     def _histograms(
         self, part: Parameters, divisor: Tensor | float, *, with_modules: bool
@@ -222,6 +265,7 @@ class Recorder:
         pending, self._pending = self._pending, None
         arrays = pending.readback.arrays()
         values = pending.values | {n: float(a) for n, a in zip(pending.names, arrays, strict=False)}
+        join_fingerprint(values)
         square, cross = values.pop("_square", math.nan), values.pop("_cross", math.nan)
         noise_scale = pending.part.estimate_noise(square, cross)
         if noise_scale is not None:
@@ -274,6 +318,10 @@ class Recorder:
             self.sync()
         finally:
             self.taps.remove()
+            self.last_forward.remove()
+            self._replicas.close()
+            if self._ends is not None:
+                self._ends.remove()
 
     def state_dict(self) -> dict[str, Any]:
         """Return what later measurements depend on."""
@@ -299,6 +347,7 @@ class Recorder:
 
 _MODULE_NAMES: Final = (
     *ACTIVATION_COLUMNS,
+    *ROW_COLUMNS,
     "activation.drift_mean",
     "activation.drift_scale",
     "activation.dead_fraction",

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import torch
@@ -12,6 +12,7 @@ from trimtab.nn import Attention, QueriesKeys
 from trimtab.signals._attention import attention_gauges
 from trimtab.signals._gauges import ABSENT
 from trimtab.signals._sample import local, sample
+from trimtab.signals._unit_rows import row_gauges, row_sample, unit_rows, units_kept
 
 CONTAINERS: Final = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.Identity)
 """Their outputs are those of other modules."""
@@ -28,8 +29,6 @@ BOUNDS: Final[dict[type[nn.Module], tuple[float, float]]] = {
 }
 """Ranges of bounded activations; that of `Hardtanh` is read from the module."""
 
-UNIT_ROWS: Final = 64
-"""Rows of a record in which a unit can show that it is alive."""
 UNIT_WINDOW: Final = 4
 """Records after which a unit that stayed zero counts as dead: some 256 rows. A healthy unit that is
 zero on 90 % of its inputs stays zero on as many once in 5e11 windows."""
@@ -122,7 +121,10 @@ class Taps:
         self.units = Units(len(modules), device)
         self._rows = self.samples.unbind()
         self._attention = torch.full((len(modules), 2), math.nan, device=device)
+        self._max_units = units_kept(len(modules))
+        self._called: dict[int, None] = {}
         self._handles: list[Any] = []
+        self._modules = list(modules.values())
         self._taps = [_Tap(self, index) for index in range(len(modules))]
         for index, module in enumerate(modules.values()):
             self._handles.append(module.register_forward_hook(self._taps[index]))
@@ -177,9 +179,15 @@ class Taps:
         row[:count].copy_(part)
         if count < row.shape[0]:  # of an earlier and larger output
             row[count:].fill_(ABSENT)
+        tap.rows = row_sample(tensor, self._max_units)
         # Compiled code looks at the units of all: each change of what is watched would recompile.
         if torch.compiler.is_compiling() or self.units.watched[tap.index]:
             tap.alive = (unit_rows(tensor) != 0).any(dim=0)  # (num_units,)
+        # Nor may it read a list that grows; it says only that it was there.
+        if torch.compiler.is_compiling():
+            tap.compiled = True
+        else:
+            self._called[tap.index] = None
 
     def dead_fractions(self) -> Tensor:
         """Close a record; returns each module's dead fraction, `(num_modules,)`, NaN if unknown."""
@@ -187,6 +195,35 @@ class Taps:
         for tap in self._taps:
             tap.alive = None
         return self.units.measure(alive)
+
+    def row_gauges(self) -> Tensor:
+        """Return how much the rows of each module varied, `(num_modules, 2)`, and forget them."""
+        rows = [tap.rows for tap in self._taps]
+        for tap in self._taps:
+            tap.rows = None
+        return row_gauges(rows, self.samples.device)
+
+    @property
+    def order(self) -> list[str]:
+        """Names in the order in which the modules first gave out something; empty before that.
+
+        A module comes after those that it is made of. Compiled code does not tell its order: where
+        there is any, it is the one in which modules were registered, parts before the whole.
+        """
+        if not any(tap.compiled for tap in self._taps):
+            return [self.names[index] for index in self._called]
+        seen = {t.index for t in self._taps if t.compiled} | self._called.keys()
+        names = [name for index, name in enumerate(self.names) if index in seen]
+        places = {site_name(n): i for i, n in enumerate(_parts_first("", self.model))}
+        return sorted(names, key=lambda name: places.get(name, 0))
+
+    def follow(self, outputs: Any) -> bool:
+        """Hand each output of the whole model to `outputs.see` too; False if it has no tap."""
+        for tap, module in zip(self._taps, self._modules, strict=True):
+            if module is self.model:
+                tap.outputs = outputs
+                return True
+        return False
 
     def remove(self) -> None:
         """Take all hooks off."""
@@ -201,10 +238,16 @@ class _Tap(Uncopied):
 
     def __init__(self, taps: Taps, index: int) -> None:
         self.taps, self.index = taps, index
-        self.alive: Tensor | None = None  # of the last call; compiled code only ever sets it
+        # Of the last call; compiled code only ever sets them.
+        self.alive: Tensor | None = None
+        self.rows: Tensor | None = None
+        self.compiled = False
+        self.outputs: Any = None
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> None:  # noqa: ARG002 # torch's
         self.taps.see(self, output)
+        if self.outputs is not None:
+            self.outputs.see(output)
 
 
 class _AttentionTap(Uncopied):
@@ -300,28 +343,30 @@ class Units:
         self._records = {int(i): n for i, n in state["records"].items()}
 
 
-def unit_rows(output: Tensor) -> Tensor:
-    """Return up to `UNIT_ROWS` rows spread over a batch, `(rows, num_units)`.
-
-    Units are the channels of an image, else the last dimension. The cost does not depend on the
-    batch.
-    """
-    if output.ndim >= 4:
-        output = output.movedim(1, -1)
-    leading = output.ndim - 1
-    each = round(UNIT_ROWS ** (1 / max(1, leading)))
-    for dim in range(leading):
-        step = max(1, output.shape[dim] // each)
-        output = output[(slice(None),) * dim + (slice(0, each * step, step),)]
-    return output.reshape(-1, output.shape[-1] if output.ndim else 1)
+def _parts_first(name: str, module: nn.Module) -> Iterator[str]:
+    """Yield the names of all modules, each after those that it is made of."""
+    for key, child in module.named_children():
+        yield from _parts_first(f"{name}.{key}" if name else key, child)
+    yield name
 
 
-def find_tensor(output: Any) -> Tensor | None:
-    """Return the first dense, real floating tensor in what a module returned, or None."""
+def is_dense(tensor: Tensor) -> bool:
+    """Tell whether a tensor's elements can be looked at, and kept."""
+    usable = tensor.layout == torch.strided and tensor.numel() > 0 and not tensor.is_complex()
+    # By its type: compiled code would ask for `is_meta` in a graph of its own.
+    return usable and tensor.device.type != "meta" and not _is_transformed(tensor)
+
+
+def is_floating(tensor: Tensor) -> bool:
+    """Tell whether it is dense, real and floating."""
+    return tensor.is_floating_point() and is_dense(tensor)
+
+
+def find_tensor(output: Any, wanted: Callable[[Tensor], bool] = is_floating) -> Tensor | None:
+    """Return the first tensor of a kind in what a module returned or was given, or None."""
     if isinstance(output, Tensor):
         own = local(output)
-        usable = own.is_floating_point() and own.layout == torch.strided and own.numel() > 0
-        return own if usable and not (own.is_meta or _is_transformed(own)) else None
+        return own if wanted(own) else None
     parts: Any = ()
     if isinstance(output, Mapping):
         parts = output.values()
@@ -330,7 +375,7 @@ def find_tensor(output: Any) -> Tensor | None:
     else:  # a dataclass
         parts = [getattr(output, n, None) for n in getattr(output, "__dataclass_fields__", ())]
     for part in parts:
-        found = find_tensor(part)
+        found = find_tensor(part, wanted)
         if found is not None:
             return found
     return None

@@ -25,16 +25,20 @@ class Watch:
     burst: int = 20
     """Steps that are recorded in full after something unusual: a value that was not finite, or a
     gradient norm that doubled."""
+    replicas: int = 10
+    """Records of the parameters between two comparisons of the replicas, where several processes
+    train together."""
     include: str = ""
     """Regular expression; only sites whose name it matches somewhere are measured."""
     exclude: str = ""
     """Regular expression; sites whose name it matches somewhere are not."""
 
     def __post_init__(self) -> None:
-        for name in ("parameters", "modules", "histograms", "burst"):
+        for name in ("parameters", "modules", "histograms", "burst", "replicas"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise ConfigError(f"{name} is a number of steps, 0 or more, got {value!r}.")
+                unit = "records" if name == "replicas" else "steps"
+                raise ConfigError(f"{name} is a number of {unit}, 0 or more, got {value!r}.")
         for name in ("include", "exclude"):
             try:
                 re.compile(getattr(self, name))

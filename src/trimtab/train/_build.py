@@ -1,11 +1,16 @@
 """Optimizer, schedule and recorder as the settings ask for them."""
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from trimtab.engine import Stepper, describe_run
+from trimtab.findings import Finding
 from trimtab.optim import param_groups, schedule
+from trimtab.rules import Judge, describe_setup, note_finding
 from trimtab.signals import Recorder, RunWriter, as_watch
 from trimtab.train._config import OptimizerConfig
 from trimtab.train._folder import RunFolder
@@ -74,3 +79,23 @@ def open_writer(stepper: Stepper, config: RecipeConfig, folder: RunFolder) -> Ru
     writer = RunWriter(folder.path, info=info)
     recorder.sinks.append(lambda record: record.append_to(writer))
     return writer
+
+
+def build_judge(
+    stepper: Stepper, writer: RunWriter | None, tell: Callable[[Finding], None]
+) -> Judge | None:
+    """Return what judges the recorder's measurements; None without a recorder.
+
+    Args:
+        stepper: Whose recorder it listens to.
+        writer: Of the run folder, where findings are noted.
+        tell: Called with each new finding.
+    """
+    recorder = stepper.recorder
+    if recorder is None:
+        return None
+    judge = Judge(describe_setup(stepper.model, [stepper.optimizer]), listeners=[tell])
+    if writer is not None:
+        judge.listeners.append(partial(note_finding, writer))
+    recorder.sinks.append(judge.see)
+    return judge

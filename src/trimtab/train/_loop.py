@@ -15,7 +15,13 @@ from trimtab.checkpoint import load_latest, random_state, restore_random_state, 
 from trimtab.engine import Stepper, StepResult
 from trimtab.errors import DivergedError
 from trimtab.precision import autocast
-from trimtab.train._build import build_optimizer, build_recorder, build_schedule, open_writer
+from trimtab.train._build import (
+    build_judge,
+    build_optimizer,
+    build_recorder,
+    build_schedule,
+    open_writer,
+)
 from trimtab.train._device import pick_device, pick_precision
 from trimtab.train._folder import RunFolder
 from trimtab.train._interrupt import StopRequest
@@ -55,6 +61,7 @@ class Training:
             recorder=self.recorder,
         )
         self._writer = open_writer(self.stepper, config, folder)
+        self.judge: Final = build_judge(self.stepper, self._writer, display.found)
         self.step = 0
         """Steps made or skipped."""
         self.tokens = 0
@@ -92,6 +99,8 @@ class Training:
         restore_random_state(state["random"])
         if self.recorder is not None and "recorder" in state:
             self.recorder.load_state_dict(state["recorder"])
+        if self.judge is not None and "judge" in state:
+            self.judge.load_state_dict(state["judge"])
         self.tokens, self.initial_loss = state["tokens"], state["initial_loss"]
         self.scores, self._seconds_before = state["scores"], state["seconds"]
         self._recent_losses.extend(state["recent_losses"])
@@ -214,6 +223,8 @@ class Training:
         }
         if self.recorder is not None:
             state["recorder"] = self.recorder.state_dict()
+        if self.judge is not None:
+            state["judge"] = self.judge.state_dict()
         with self.on_disk("a checkpoint"):
             save_checkpoint(
                 self.folder.checkpoints,

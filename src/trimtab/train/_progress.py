@@ -6,8 +6,10 @@ from contextlib import contextmanager
 from typing import Final
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from trimtab.findings import Finding, Severity
 from trimtab.train._metrics import Row
 
 LINE_EVERY_S: Final = 10.0
@@ -59,6 +61,12 @@ class Display:
         self._val_loss = scores["val_loss"]
         text = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
         self.say(f"[cyan]step {step}[/]  {text}")
+
+    def found(self, finding: Finding) -> None:
+        """Show what is wrong; advice is left to the report."""
+        if finding.severity is not Severity.ADVICE:
+            colour = "red" if finding.severity is Severity.ERROR else "yellow"
+            self.say(f"[{colour}]{escape(str(finding))}[/]")
 
     def step(self, row: Row) -> None:
         """Show one step."""

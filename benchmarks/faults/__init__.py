@@ -1,0 +1,1 @@
+"""A corpus of faulty and healthy training programs, and what judges say of them."""

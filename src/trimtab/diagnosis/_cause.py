@@ -1,0 +1,261 @@
+"""Which change heals a run: trials are made until the cause of a failure is known."""
+
+import math
+from collections.abc import Sequence
+from typing import Final
+
+from trimtab.diagnosis._outcome import LEARNED, Outcome
+from trimtab.diagnosis._trials import Trial, Trials, frozen_share, has_unusual_settings
+from trimtab.diagnosis.tt411_learning_rate_too_high import LearningRateTooHigh
+from trimtab.diagnosis.tt412_learning_rate_too_low import LearningRateTooLow
+from trimtab.diagnosis.tt431_unusual_optimizer_settings import UnusualOptimizerSettings
+from trimtab.diagnosis.tt433_mostly_frozen import MostlyFrozen
+from trimtab.diagnosis.tt507_labels_unrelated import LabelsUnrelated
+from trimtab.findings import Evidence, Finding, Fix, Symptom, find_rule
+
+HEALED: Final = 0.05
+"""Share of the loss that a trial has to take off to count as sound."""
+
+NEAR_BEST: Final = 0.7
+"""Share of what the best trial learned from which a more specific change is believed instead."""
+
+SLOW: Final = 0.05
+"""Share of a trial's progress below which the run itself counts as slow."""
+
+SUSPECT_DECAY: Final = 0.05
+"""Weight decay from which on a run without it is tried: 0.01 is AdamW's default, 0.1 is usual for
+language models."""
+
+USUAL: Final = 1e-3
+"""Ratio of updates to weights in a run that learns well (Karpathy 2022, makemore part 3)."""
+
+FARTHEST: Final = 1e4
+"""Largest factor of a learning rate that is guessed from how little the weights moved."""
+
+CALM: Final = 1e-4
+"""Median update ratio below which a learning rate is first tried higher."""
+
+
+def find_cause(trials: Trials, suspects: set[str], *, failed: bool) -> Finding | None:
+    """Return what is at fault, as far as trials can tell.
+
+    Args:
+        trials: Makes them.
+        suspects: Codes of what was found before.
+        failed: Whether the run failed; else it may only be slow.
+    """
+    if not failed:
+        return _slow(trials)
+    _specific(trials, suspects)
+    _rates(trials)
+    healing = [t for t in trials.done if _is_sound(t, trials.base)]
+    if healing:
+        return _finding(_choose(healing), trials.base)
+    if trials.base.learned_nothing and not trials.base.broken:
+        return _unrelated(trials)
+    return None
+
+
+def _specific(trials: Trials, suspects: set[str]) -> None:
+    """Try what was suspected before, or is far from what anybody does."""
+    groups = trials.job.optimizer.param_groups
+    if frozen_share(trials.job.model) > 0.5:
+        trials.unfrozen()
+    if "TT505" in suspects:
+        trials.inputs()
+    if has_unusual_settings(trials.job.optimizer):
+        trials.optimizer()
+    if any(float(g.get("weight_decay") or 0.0) >= SUSPECT_DECAY for g in groups):
+        trials.decay()
+    unsound = {"TT006", "TT007", "TT022", "TT101", "TT102", "TT201", "TT202", "TT208"}
+    if suspects & unsound:
+        trials.initialisation()
+
+
+def _rates(trials: Trials) -> None:
+    """Try other learning rates, the likelier direction first, until one is sound."""
+    lower = (0.1, 0.01, 0.001)
+    if trials.base.broken or trials.base.worse:
+        factors: tuple[float, ...] = lower
+    elif trials.update_ratio < CALM:
+        higher = 10.0 ** round(math.log10(USUAL / max(trials.update_ratio, USUAL / FARTHEST)))
+        factors = (higher, 10 * higher, max(10.0, higher / 10), 0.1)
+    else:
+        factors = (0.1, 0.01, 10.0, 100.0)
+    for factor in dict.fromkeys(factors):
+        if _is_sound(trials.learning_rate(factor), trials.base):
+            return
+
+
+def _is_sound(trial: Trial, base: Outcome) -> bool:
+    before = base.learned if math.isfinite(base.learned) else 0.0
+    if base.broken or base.worse:
+        before = 0.0
+    return trial.learned >= max(HEALED, 2 * before, before + LEARNED)
+
+
+def _choose(healing: Sequence[Trial]) -> Trial:
+    best = max(t.learned for t in healing)
+    near = [t for t in healing if t.learned >= NEAR_BEST * best]
+    order = ["frozen", "inputs", "optimizer", "decay", "initialisation", "lr"]
+    return min(near, key=lambda t: order.index(t.kind))
+
+
+def _finding(trial: Trial, base: Outcome) -> Finding:
+    make = {
+        "lr": _rate_finding,
+        "frozen": _frozen_finding,
+        "inputs": _inputs_finding,
+        "initialisation": _initialisation_finding,
+        "decay": _decay_finding,
+        "optimizer": _settings_finding,
+    }[trial.kind]
+    return make(trial, base)
+
+
+def _evidence(trial: Trial, base: Outcome) -> tuple[Evidence, ...]:
+    own = base.learned if math.isfinite(base.learned) else float("nan")
+    return (
+        Evidence(name="share of the loss taken off by this run",
+                 value="none: it broke" if own != own else own, normal=f">= {HEALED}"),
+        Evidence(name=f"by the same run with {trial.name}", value=trial.learned,
+                 normal="no better than the run itself"),
+    )  # fmt: skip
+
+
+def _failure(base: Outcome) -> tuple[str, Symptom]:
+    """Return in words, and as a symptom, how a run failed."""
+    if base.broken:
+        return "ended in NaN", Symptom.NAN
+    if base.worse:
+        return "ended above where it began", Symptom.DIVERGENCE
+    if base.learned_nothing:
+        return "learned nothing", Symptom.NO_LEARNING
+    return "did not settle", Symptom.OSCILLATING_LOSS
+
+
+def _rate_finding(trial: Trial, base: Outcome) -> Finding:
+    how, symptom = _failure(base)
+    steps = len(trial.outcome.losses)
+    if trial.factor > 1:
+        return LearningRateTooLow().finding(
+            what=f"the run {how}; with {trial.factor:g} times its learning rate it took "
+            f"{trial.learned:.0%} off the loss in {steps} steps",
+            evidence=_evidence(trial, base),
+            cause=f"the learning rate is about {trial.factor:g} times too low",
+            fix=f"multiply the learning rate by {trial.factor:g}",
+            remedy=Fix(action="scale_learning_rate", args={"factor": trial.factor}),
+            symptom=symptom if symptom is Symptom.NO_LEARNING else Symptom.SLOW_CONVERGENCE,
+        )
+    return LearningRateTooHigh().finding(
+        what=f"the run {how}; with {trial.factor:g} times its learning rate it took "
+        f"{trial.learned:.0%} off the loss in {steps} steps",
+        evidence=_evidence(trial, base),
+        cause=f"the learning rate is about {1 / trial.factor:g} times too high",
+        fix=f"multiply the learning rate by {trial.factor:g}, or warm it up",
+        remedy=Fix(action="scale_learning_rate", args={"factor": trial.factor}),
+        symptom=symptom,
+    )
+
+
+def _frozen_finding(trial: Trial, base: Outcome) -> Finding:
+    how, symptom = _failure(base)
+    return MostlyFrozen().finding(
+        what=f"the run {how} with most parameters frozen; with all of them trained it took "
+        f"{trial.learned:.0%} off the loss",
+        evidence=_evidence(trial, base),
+        cause="requires_grad is False for most parameters, and they hold nothing that was learned",
+        fix="call model.requires_grad_(True), and build the optimizer afterwards",
+        remedy=Fix(action="unfreeze"),
+        symptom=symptom,
+    )
+
+
+def _inputs_finding(trial: Trial, base: Outcome) -> Finding:
+    how, symptom = _failure(base)
+    return find_rule("TT505")().finding(
+        what=f"the run {how}; on inputs of mean 0 and standard deviation 1 it took "
+        f"{trial.learned:.0%} off the loss",
+        site="input",
+        evidence=_evidence(trial, base),
+        cause="the inputs are not normalised",
+        fix="normalise each input feature to mean 0 and standard deviation 1",
+        remedy=Fix(action="normalise_inputs"),
+        symptom=symptom,
+    )
+
+
+def _initialisation_finding(trial: Trial, base: Outcome) -> Finding:
+    how, symptom = _failure(base)
+    return find_rule("TT006")().finding(
+        what=f"the run {how}; from fresh initial weights it took {trial.learned:.0%} off the loss",
+        evidence=_evidence(trial, base),
+        cause="the initial weights do not suit the layers and activations they feed",
+        fix="initialise with trimtab.init.auto_(model), or leave torch's default in place",
+        remedy=Fix(action="reinitialise", args={"scheme": "auto"}),
+        symptom=symptom,
+    )
+
+
+def _decay_finding(trial: Trial, base: Outcome) -> Finding:
+    how, symptom = _failure(base)
+    return find_rule("TT417")().finding(
+        what=f"the run {how}; without weight decay it took {trial.learned:.0%} off the loss",
+        evidence=_evidence(trial, base),
+        cause="the weight decay is stronger than the gradient",
+        fix="lower weight_decay to 0.1 or less (AdamW), 1e-3 or less (SGD)",
+        remedy=Fix(action="set_weight_decay", args={"value": 0.0}),
+        symptom=symptom,
+    )
+
+
+def _settings_finding(trial: Trial, base: Outcome) -> Finding:
+    how, symptom = _failure(base)
+    return UnusualOptimizerSettings().finding(
+        what=f"the run {how}; with the optimizer's usual momentum, betas and epsilon it took "
+        f"{trial.learned:.0%} off the loss",
+        evidence=_evidence(trial, base),
+        cause="momentum, betas or epsilon are far from any in common use",
+        fix="use the optimizer's default settings",
+        remedy=Fix(action="usual_settings"),
+        symptom=symptom,
+    )
+
+
+def _slow(trials: Trials) -> Finding | None:
+    """Return a finding if the run makes next to no progress beside trials at higher rates."""
+    base = trials.base
+    if base.start is None or base.end is None:
+        return None
+    own = base.start.loss - base.end.loss
+    best: Trial | None = None
+    for factor in (10.0, 100.0):
+        trial = trials.learning_rate(factor)
+        end = trial.outcome.end
+        if end is None or trial.outcome.broken or trial.learned < HEALED:
+            continue
+        scaled = own * len(trial.outcome.losses) / max(1, len(base.losses))
+        if scaled < SLOW * (base.start.loss - end.loss) and (
+            best is None or trial.learned > best.learned
+        ):
+            best = trial
+    return None if best is None else _rate_finding(best, base)
+
+
+def _unrelated(trials: Trials) -> Finding | None:
+    trial = trials.one_batch()
+    if trial.learned < 0.5:
+        return None
+    base = trials.base
+    return LabelsUnrelated().finding(
+        what=f"one batch alone was learned ({trial.learned:.0%} off its loss), all batches "
+        f"together were not ({max(0.0, base.learned):.0%})",
+        site="batches",
+        evidence=(
+            Evidence(name="loss against shuffled targets over loss", value=base.knows + 1,
+                     normal=f">= {1 + LEARNED}"),
+        ),
+        cause="the targets seem to have little to do with the inputs: shuffled apart, shifted, or "
+        "random; or the task needs many more steps",
+        fix="compare some examples with their labels, and shuffle inputs and labels together",
+    )  # fmt: skip

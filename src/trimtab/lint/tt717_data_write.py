@@ -1,0 +1,147 @@
+"""Writes to a tensor's `.data`, behind autograd's back."""
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar, Final
+
+from trimtab.findings import Finding, Severity, Symptom, register
+from trimtab.lint._names import OTHER_NETWORK_NAME
+from trimtab.lint._rule import SourceRule
+from trimtab.lint._scopes import LOOPS, dotted, position
+from trimtab.lint._source import Source
+
+KEEP: Final = frozenset({"requires_grad_", "is_", "type_", "retain_", "share_memory_"})
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class DataWrite(SourceRule):
+    """A tensor is changed through `.data` during training, where autograd cannot see it.
+
+    Why: autograd counts every change in place, to refuse a backward pass through values that are
+    not there any more. A write to `.data` is not counted: between forward and backward it gives
+    wrong gradients without an error.
+    Measured: an assignment to `x.data`, or a method that works in place on it, within `forward()` or
+    between a forward pass and its `backward()` (a warning), or elsewhere in a training loop
+    (advice).
+    Silent on: initialisation before training, gradients (`p.grad.data`), and networks that follow
+    another one (EMA, target networks).
+    Fix: `with torch.no_grad(): x.copy_(...)`, which autograd does see.
+    Source: torch.Tensor.detach, "Note"; PyTorch 0.4 migration guide, 2018: "What about .data?".
+    """
+
+    code: ClassVar = "TT717"
+    name: ClassVar = "data-write"
+    severity: ClassVar = Severity.WARNING
+    symptom: ClassVar = Symptom.SILENT_CONFIG_ERROR
+    example: ClassVar = """\
+import torch
+
+for x, y in loader:
+    optimizer.zero_grad()
+    loss = loss_fn(model(x), y)
+    model.weight.data.clamp_(-1, 1)
+    loss.backward()
+    optimizer.step()
+"""
+    good: ClassVar = """\
+import torch
+
+for x, y in loader:
+    optimizer.zero_grad()
+    loss = loss_fn(model(x), y)
+    loss.backward()
+    optimizer.step()
+    with torch.no_grad():
+        model.weight.clamp_(-1, 1)
+"""
+
+    def check(self, source: Source) -> Iterator[Finding]:
+        """Yield one finding for each write during training."""
+        if ".data" not in source.text:
+            return
+        loops = self._training_loops(source)
+        for node, target in self._writes(source):
+            key = dotted(target.value)
+            if key.endswith(".grad") or OTHER_NETWORK_NAME.search(ast.unparse(target)):
+                continue
+            function = source.function(node)
+            owner = source.scope_of(node).owner
+            in_forward = (
+                function is not None
+                and function.name == "forward"
+                and owner is not None
+                and source.origins.is_module(owner)
+            )
+            around = [n for n in source.around(node) if n in loops]
+            if in_forward:
+                yield self._harmful(source, node, target, "inside forward()")
+            elif around and self._before_backward(source, node, around[0]):
+                yield self._harmful(source, node, target, "between the forward pass and backward()")
+            elif around:
+                yield self._unseen(source, node, target)
+
+    def _training_loops(self, source: Source) -> set[ast.AST]:
+        return {
+            loop
+            for trace in source.traces
+            for e in trace.of("backward")
+            for loop in e.loops
+            if isinstance(loop, LOOPS)
+        }
+
+    def _writes(self, source: Source) -> Iterator[tuple[ast.AST, ast.Attribute]]:
+        """Yield each write with the `x.data` that it changes."""
+        for assign in source.all(ast.Assign, ast.AugAssign):
+            targets = assign.targets if isinstance(assign, ast.Assign) else [assign.target]
+            for target in targets:
+                inner = target.value if isinstance(target, ast.Subscript) else target
+                if isinstance(inner, ast.Attribute) and inner.attr == "data":
+                    if dotted(inner.value) != "self":
+                        yield assign, inner
+        for call in source.all(ast.Call):
+            func = call.func
+            if not isinstance(func, ast.Attribute) or not func.attr.endswith("_"):
+                continue
+            inner = func.value.value if isinstance(func.value, ast.Subscript) else func.value
+            plain = func.attr not in KEEP and not func.attr.startswith("_")
+            if plain and isinstance(inner, ast.Attribute) and inner.attr == "data":
+                yield call, inner
+
+    def _before_backward(self, source: Source, node: ast.AST, loop: ast.AST) -> bool:
+        """Tell whether a write comes after a forward pass of the loop and before its backward."""
+        for trace in source.traces:
+            inside = [e for e in trace.events if loop in e.loops and not e.context.calls]
+            here = position(node)
+            same = [e for e in inside if source.scope_of(e.node) is source.scope_of(node)]
+            before = [e for e in same if position(e.node) < here]
+            after = [e for e in same if position(e.node) > here and e.kind in {"backward", "step"}]
+            relevant = [e for e in before if e.kind in {"forward", "backward", "step"}]
+            if after and after[0].kind == "backward" and relevant:
+                if relevant[-1].kind == "forward":
+                    return True
+        return False
+
+    def _harmful(self, source: Source, node: ast.AST, target: ast.expr, where: str) -> Finding:
+        return self.at(
+            source,
+            node,
+            what=f"a write to {ast.unparse(target)} stands {where}",
+            cause=(
+                "autograd does not see it, so backward() uses the changed values as if they were "
+                "those of the forward pass: the gradients are wrong, without an error"
+            ),
+            fix="change the tensor after backward(), within `with torch.no_grad():`",
+        )
+
+    def _unseen(self, source: Source, node: ast.AST, target: ast.expr) -> Finding:
+        assert isinstance(target, ast.Attribute)
+        return self.at(
+            source,
+            node,
+            severity=Severity.ADVICE,
+            what=f"{ast.unparse(target)} is written to in the training loop",
+            cause="autograd does not see changes of .data, so it cannot refuse a wrong backward()",
+            fix=f"change {ast.unparse(target.value)} within `with torch.no_grad():`",
+        )
