@@ -128,7 +128,7 @@ def standard(x: Tensor) -> Tensor:
 
 
 def digits(*, image: bool = False, pixels: str = "normal") -> Task:
-    """8 x 8 digits: `"normal"` for mean 0 and deviation 1, `"unit"` for 0..1, `"raw"` for 0..255."""
+    """8 x 8 digits; pixels of mean 0 and deviation 1, `"unit"` for 0..1, or `"raw"` for 0..255."""
     x, y = _table("digits")
     x = x / 16
     if pixels == "normal":

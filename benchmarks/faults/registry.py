@@ -25,7 +25,7 @@ class Setup:
     batches: Iterable[Any]
     """Pairs of inputs and targets; iterated again when they run out."""
     scheduler: Any = None
-    """Stepped once after each training step; None where `train_step` does so itself."""
+    """Stepped once after each training step, unless there is a `train_step`, which does so itself."""
     train_step: Step | None = None
     """The user's own loop body; None for the usual five lines."""
     score: Callable[[nn.Module], float] | None = None

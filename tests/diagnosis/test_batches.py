@@ -34,6 +34,18 @@ def test_a_generator_repeats_what_was_kept():
     assert numbers(batches.kept) == [0, 1, 2]
 
 
+def test_knows_how_many_there_are_when_a_pass_has_ended():
+    loader = DataLoader(TensorDataset(torch.zeros(6), torch.zeros(6)), batch_size=2)
+    sources = [pairs(3), tuple(pairs(3)), iter(pairs(3)), loader]
+
+    for source, before in zip(sources, [3, 3, 0, 0], strict=True):
+        batches = Batches(source)
+        list(batches.take(2))
+        assert batches.num_given == before
+        list(batches.take(7))
+        assert batches.num_given == (3 if source is not sources[2] else 1)
+
+
 def test_an_endless_iterable_is_read_no_further_than_asked():
     source = iter(pairs(100))
     batches = Batches(itertools.chain(source))

@@ -133,7 +133,7 @@ def test_names_the_first_place_that_is_not_finite_and_stops(env, correct, as_mod
 
 
 def test_names_the_row_of_a_batch(env, run):
-    env.pairs[1][0][5, 2] = math.inf
+    env.pairs[1][0][5, 2] = math.nan
 
     log = run(None)
 

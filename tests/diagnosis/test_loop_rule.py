@@ -370,6 +370,18 @@ def sharpness_aware(env, make_model):
     return body
 
 
+def clipped_at_every_step(env, make_model):
+    def body(model, optimizer, loss_fn, x, y):
+        optimizer.zero_grad()
+        loss = loss_fn(model(x), y)
+        loss.backward()
+        clip_grad_norm_(model.parameters(), 0.1)
+        optimizer.step()
+        return loss
+
+    return body
+
+
 def returns_nothing(env, make_model):
     def body(model, optimizer, loss_fn, x, y):
         optimizer.zero_grad()
@@ -401,6 +413,7 @@ HEALTHY = {
     "evaluated in between": evaluated_in_between,
     "another optimizer": another_in_the_same_body,
     "sharpness-aware": sharpness_aware,
+    "clipped at every step": clipped_at_every_step,
     "returns nothing": returns_nothing,
 }
 

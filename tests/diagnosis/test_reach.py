@@ -60,9 +60,9 @@ def ways(thing):
         "object": trainer,
         "method": trainer.step,
         "attribute": lambda: trainer.thing,
-        "list": lambda kept=[thing]: kept,  # noqa: B006
-        "dict": lambda kept={"a": thing}: kept,  # noqa: B006
-        "helper in a dict": lambda kept={"a": helper}: kept,  # noqa: B006
+        "list": lambda kept=[thing]: kept,
+        "dict": lambda kept={"a": thing}: kept,
+        "helper in a dict": lambda kept={"a": helper}: kept,
     }
 
 

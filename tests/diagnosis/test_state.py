@@ -232,6 +232,7 @@ def test_parameters_of_the_optimizer_alone_are_kept_too(make_model):
     assert stale.grad is None
 
 
+@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step:UserWarning")
 def test_puts_back_what_else_a_loop_uses(setting, make_model):
     model, optimizer, _, x = setting(schedule=None)
     teacher = make_model(nn.Linear(4, 4))

@@ -57,7 +57,9 @@ def test_notes_the_order_of_calls_and_their_lines(env, watch, line_of):
         "reached": True,
     }
     assert first["scale"].facts == {"scale": 8.0}
-    assert first["clip"].facts == {"threshold": 2.0}
+    clipped = first["clip"].facts
+    assert clipped["threshold"] == 2.0
+    assert clipped["after"] == pytest.approx(min(clipped["before"], 2.0), rel=1e-4)
     assert first["forward"].facts == {"size": (16, 128), "training": True, "fp16": False}
     assert first["step"].facts == {
         "has_gradients": True,

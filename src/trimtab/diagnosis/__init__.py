@@ -23,6 +23,7 @@ from trimtab.diagnosis.tt431_unusual_optimizer_settings import UnusualOptimizerS
 from trimtab.diagnosis.tt432_clipped_to_nothing import ClippedToNothing
 from trimtab.diagnosis.tt433_mostly_frozen import MostlyFrozen
 from trimtab.diagnosis.tt434_unsafe_operation import UnsafeOperation
+from trimtab.diagnosis.tt435_loss_negated import LossNegated
 from trimtab.diagnosis.tt507_labels_unrelated import LabelsUnrelated
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "LearningRateTooLow",
     "LoopRaises",
     "LoopRule",
+    "LossNegated",
     "LossNotConnected",
     "MostlyFrozen",
     "NoBackward",

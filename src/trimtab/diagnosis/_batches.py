@@ -38,7 +38,11 @@ class Batches:
             )
         self.source: Final = source
         self.kept: list[Pair] = []
+        self.num_given = 0
+        """Pairs that one pass over the source gives; 0 until one has ended."""
         self._lasting: Final = isinstance(source, list | tuple)
+        self.num_given = len(source) if isinstance(source, list | tuple) else 0
+        """Pairs that one pass over the source gives; of what is no list, 0 until it has ended."""
         self._bytes = 0
         self._generators = [(g, g.get_state()) for g in _generators(source)]
 
@@ -58,6 +62,7 @@ class Batches:
                 yield _copied(pair)
                 if taken == count:
                     return
+            self.num_given = self.num_given or taken - before
             if taken == before and self.kept:  # a generator that is used up
                 for i in range(count - taken):
                     yield _copied(self.kept[i % len(self.kept)])
@@ -67,6 +72,7 @@ class Batches:
                     "batches is empty. Pass an iterable of (x, y) pairs; a generator that was used "
                     "before has nothing left."
                 )
+            self.num_given = self.num_given or taken
 
     def first(self, count: int) -> list[Pair]:
         """Return copies of the first pairs that were kept."""

@@ -22,7 +22,7 @@ from trimtab.diagnosis._trials import Trial, Trials
 from trimtab.diagnosis.tt430_loop_raises import LoopRaises
 from trimtab.diagnosis.tt434_unsafe_operation import UnsafeOperation
 from trimtab.errors import ConfigError
-from trimtab.findings import Evidence, Finding, Selection, Severity, find_rule, merge
+from trimtab.findings import Evidence, Finding, Selection, Severity, explains, find_rule, merge
 from trimtab.preflight import LiveRule, preflight
 from trimtab.rules import History, Judge, describe_setup
 
@@ -33,12 +33,15 @@ SOFT: Final = frozenset(
 
 CAUSES: Final = (
     "TT0", "TT404", "TT405", "TT409", "TT413", "TT414", "TT415", "TT417", "TT419", "TT42", "TT432",
-    "TT434", "TT5", "TT6", "TT7",
+    "TT434", "TT435", "TT5", "TT6", "TT7",
 )  # fmt: skip
 """Codes of faults that need no trial to be believed; of the soft ones only `TT432` does."""
 
 BAD_DATA: Final = ("TT502", "TT504", "TT508")
 """Codes of values that are not finite, or out of range, in the batches themselves."""
+
+SAME_BATCHES: Final = 8
+"""Records in a row with the same inputs after which a loader counts as stuck."""
 
 MODERATE: Final = 1e6
 """Largest activation of a run that does not explode; fp16 overflows at 65504."""
@@ -225,6 +228,8 @@ class _Examination:
         """Return what the losses themselves say, where no rule has said it."""
         said = {f.code for f in found}
         made = []
+        if self._is_stuck():
+            made.append(_stuck(self.judge.history))
         if log.error is not None:
             made.append(_raised(log))
         if said.isdisjoint(BAD_DATA) and _is_unsafe(log, self.judge.history):
@@ -236,6 +241,12 @@ class _Examination:
         elif outcome.learned_nothing and not outcome.broken and "TT304" not in said:
             made.append(_nothing_learned(outcome))
         return [f for f in made if self.chosen.allows(f.code)]
+
+    def _is_stuck(self) -> bool:
+        """Tell whether batches that should differ are all the same."""
+        prints = self.judge.history.series("input.fingerprint").known().values
+        several = self.source.num_given != 1
+        return several and len(prints) >= SAME_BATCHES and bool((prints == prints[0]).all())
 
     def _try(self, outcome: Outcome, log: Log, found: Sequence[Finding]) -> Finding | None:
         if outcome.start is None or any(_is_cause(f) for f in found) or log.error is not None:
@@ -280,6 +291,12 @@ def _is_soft(finding: Finding) -> bool:
     return finding.code in SOFT and first != "first loss"  # which is known to be far too high
 
 
+def _is_shown(finding: Finding, found: Sequence[Finding]) -> bool:
+    """Tell whether what a soft finding would bring about was seen."""
+    hard = (f for f in found if f.severity is not Severity.ADVICE and not _is_soft(f))
+    return any(explains(finding, f) for f in hard)
+
+
 def _is_cause(finding: Finding) -> bool:
     hard = not _is_soft(finding) or finding.code == "TT432"
     believed = hard and finding.code.startswith(CAUSES)
@@ -303,9 +320,8 @@ def _sorted_out(
     """Separate what is wrong from what is worth knowing."""
     wrong, advice = [], []
     for finding in found:
-        doubted = _is_soft(finding) and (
-            not failed or (proven is not None and proven.code != finding.code)
-        )
+        other = proven is not None and proven.code != finding.code
+        doubted = _is_soft(finding) and (other or not (failed or _is_shown(finding, found)))
         if finding.severity is Severity.ADVICE or doubted:
             advice.append(finding.with_(severity=Severity.ADVICE))
         else:
@@ -328,6 +344,19 @@ def _merged(found: Sequence[Finding], proven: Finding | None) -> list[Finding]:
         consequences=tuple(effects),
     )
     return [first, *rest]
+
+
+def _stuck(history: History) -> Finding:
+    steps = history.series("input.fingerprint").known().steps
+    return find_rule("TT501")().finding(
+        what=f"all {len(steps)} batches that were looked at were the same",
+        site="batches",
+        step=int(steps[0]),
+        evidence=(Evidence(name="different batches", value=1.0, normal=f">= {SAME_BATCHES}"),),
+        cause="the loader repeats one batch: its iterator is made anew in each step, or stuck",
+        fix="make the iterator once an epoch, outside of the step; pass a list of one batch if all "
+        "data are meant to be one",
+    )
 
 
 def _raised(log: Log) -> Finding:
@@ -372,7 +401,7 @@ def _unsafe(log: Log) -> Finding:
         log.nonfinite_call is None or log.bad_gradient_call < log.nonfinite_call
     )
     call = log.bad_gradient_call if in_backward else log.nonfinite_call
-    where = f"gradient of {log.bad_gradient}" if in_backward else str(log.nonfinite)
+    where = f"gradient of {log.bad_gradient}" if in_backward else _place(log)
     site = log.bad_gradient if in_backward else log.nonfinite and log.nonfinite.site
     earlier = log.losses[: (call or 1) - 1]
     level = f"{earlier[-1]:.3g} before" if earlier else "the first one"
@@ -388,8 +417,13 @@ def _unsafe(log: Log) -> Finding:
     )
 
 
+def _place(log: Log) -> str:
+    """Return where the first value that is not finite was, without an article."""
+    return str(log.nonfinite).removeprefix("the ")
+
+
 def _nonfinite(log: Log) -> Finding:
-    where = "" if log.nonfinite is None else f"; the first such value was in the {log.nonfinite}"
+    where = "" if log.nonfinite is None else f"; the first such value was in the {_place(log)}"
     return find_rule("TT303")().finding(
         what=f"the loss was NaN or infinite in call {log.nonfinite_call}{where}",
         site="" if log.nonfinite is None else log.nonfinite.site,

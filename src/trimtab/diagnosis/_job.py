@@ -226,7 +226,7 @@ class Watched:
         if getattr(self.job.optimizer, "grad_scale", None) is not None:  # a GradScaler decides
             return
         params = list(self.job.model.named_parameters())
-        sums = [p.grad.sum().float() for _, p in params if p.grad is not None]
+        sums = [p.grad.float().sum().cpu() for _, p in params if p.grad is not None]
         if sums and not bool(torch.stack(sums).isfinite().all()):
             order = [] if self._trim is None else self._trim.recorder.order
             self.log.bad_gradient = locate_nonfinite_gradient(params, order)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from trimtab.lint._trace import Event, Kind, Trace, compatible
+from trimtab.lint._trace import Event, Kind, Trace
 
 if TYPE_CHECKING:
     from trimtab.lint._source import Source
@@ -81,9 +81,3 @@ def concerns(event: Event, step: Event, optimizers: set[str]) -> bool:
     if is_wildcard(event) or is_wildcard(step) or event.key == step.key:
         return True
     return event.key not in optimizers
-
-
-def last_compatible(events: Sequence[Event], event: Event) -> Event | None:
-    """Return the last of some events that can come before another in the same pass."""
-    before = [e for e in events if e.index < event.index and compatible(e, event)]
-    return before[-1] if before else None

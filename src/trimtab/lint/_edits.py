@@ -5,7 +5,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from trimtab.findings import Finding, Fix
-from trimtab.lint._scopes import position
 from trimtab.lint._source import Source
 
 ACTION: Final = "edit"
@@ -169,8 +168,3 @@ def _parses(text: str) -> bool:
     except (SyntaxError, ValueError):
         return False
     return True
-
-
-def begins_before(first: ast.AST, second: ast.AST) -> bool:
-    """Tell whether a node stands before another one in the text."""
-    return position(first) < position(second)

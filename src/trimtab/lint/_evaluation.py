@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from trimtab.lint._graph import is_no_grad
+from trimtab.lint._graph import is_no_grad, roots_of
 from trimtab.lint._names import EVALUATION_NAME, HELD_OUT_NAME, TRAIN_DATA_NAME
 from trimtab.lint._scopes import FUNCTIONS, dotted
 from trimtab.lint._source import names_in
@@ -28,9 +28,7 @@ class Evaluation:
 def evaluations(source: "Source") -> Iterator[Evaluation]:
     """Yield the forward passes that certainly evaluate: on held-out data, nothing goes backward."""
     for trace in source.traces:
-        busy = {
-            id(loop) for e in trace.of("backward", "step") for loop in e.loops
-        }
+        busy = {id(loop) for e in trace.of("backward", "step") for loop in e.loops}
         for event in trace.of("forward"):
             loop = next((n for n in reversed(event.loops) if isinstance(n, ast.For)), None)
             if loop is not None and id(loop) not in busy and _is_held_out(event, loop):
@@ -58,8 +56,6 @@ def _on_held_out_batch(event: Event) -> bool:
 
 def _trains(source: "Source", event: Event, trace: Trace) -> bool:
     """Tell whether what is computed from a call goes backward."""
-    from trimtab.lint._graph import roots_of
-
     mine = set()
     statement = source.statement(event.node)
     if isinstance(statement, ast.Assign):
@@ -67,9 +63,9 @@ def _trains(source: "Source", event: Event, trace: Trace) -> bool:
     for backward in trace.of("backward"):
         if backward.loss is None:
             continue
-        if source.scope_of(backward.node) is source.scope_of(event.node):
-            if mine & roots_of(source, backward.loss):
-                return True
+        same = source.scope_of(backward.node) is source.scope_of(event.node)
+        if same and mine & roots_of(source, backward.loss):
+            return True
     return False
 
 
@@ -87,9 +83,7 @@ def without_gradients(event: Event) -> bool:
 def caller_is_known(source: "Source", evaluation: Evaluation) -> bool:
     """Tell whether it is seen how the evaluation is come by: not a function nobody here calls."""
     root = evaluation.trace.root
-    return not isinstance(root, FUNCTIONS) or (
-        source.function(evaluation.forward.node) is not root
-    )
+    return not isinstance(root, FUNCTIONS) or (source.function(evaluation.forward.node) is not root)
 
 
 def mode_before(evaluation: Evaluation) -> Event | None:

@@ -9,12 +9,19 @@ from trimtab.lint._names import FRAMEWORK_NAME, LOSS_NAME
 from trimtab.lint._origins import reaching
 from trimtab.lint._scopes import dotted
 from trimtab.lint._source import is_constant, keyword, last_name
-from trimtab.lint._trace import Context, Event
+from trimtab.lint._trace import Context, Event, Kind
 
 if TYPE_CHECKING:
     from trimtab.lint._source import Source
 
 CLIPPERS: Final = frozenset({"clip_grad_norm_", "clip_grad_value_", "clip_grad_norm"})
+GRADIENT_METHODS: Final[dict[str, Kind]] = {
+    "zero_": "zero",
+    "fill_": "zero",
+    "clamp_": "clip",
+    "clip_": "clip",
+}
+"""Methods that do this when they are called on a `.grad`."""
 FRAMEWORK_BACKWARDS: Final = frozenset({"manual_backward"})
 
 
@@ -64,17 +71,15 @@ def _method(
         return Event("clip", node, context, key, subject, via="framework")
     if name == "zero_grad":
         return Event("zero", node, context, key, subject)
-    if name == "unscale_" or name == "unscale_gradients":
+    if name in {"unscale_", "unscale_gradients"}:
         argument = node.args[0] if node.args else None
         return Event("unscale", node, context, context.key(argument), argument)
     if name == "update" and source.origins.is_scaler(subject):
         return Event("update", node, context, key, subject)
     if name in {"train", "eval"} and (not node.args or name == "train"):
         return _mode(source, node, subject, context)
-    if name in {"zero_", "fill_"} and _is_gradient(subject):
-        return Event("zero", node, context)
-    if name in {"clamp_", "clip_"} and _is_gradient(subject):
-        return Event("clip", node, context)
+    if name in GRADIENT_METHODS and _is_gradient(subject):
+        return Event(GRADIENT_METHODS[name], node, context)
     if name in {"forward", "generate"} and source.origins.is_model(subject):
         return Event("forward", node, context, key, subject)
     return None
@@ -105,18 +110,14 @@ def scaled_loss(source: "Source", subject: ast.expr) -> ast.Call | None:
     if isinstance(subject, ast.Call) and isinstance(subject.func, ast.Attribute):
         return subject if subject.func.attr == "scale" else None
     if isinstance(subject, ast.Name | ast.Attribute):
-        for each in reaching(source, subject):
-            value = each.value
-            if each.how == "assign" and each.index is None and isinstance(value, ast.Call):
-                if isinstance(value.func, ast.Attribute) and value.func.attr == "scale":
-                    return value
-            break
+        for each in reaching(source, subject)[:1]:
+            value = each.value if each.how == "assign" and each.index is None else None
+            if isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute):
+                return value if value.func.attr == "scale" else None
     return None
 
 
-def _step(
-    source: "Source", node: ast.Call, subject: ast.expr, context: Context
-) -> Event | None:
+def _step(source: "Source", node: ast.Call, subject: ast.expr, context: Context) -> Event | None:
     origins, argument = source.origins, node.args[0] if node.args else None
     if origins.is_scheduler(subject):
         return Event("schedule", node, context, context.key(subject), subject)
@@ -129,9 +130,7 @@ def _step(
     return None
 
 
-def _mode(
-    source: "Source", node: ast.Call, subject: ast.expr, context: Context
-) -> Event | None:
+def _mode(source: "Source", node: ast.Call, subject: ast.expr, context: Context) -> Event | None:
     assert isinstance(node.func, ast.Attribute)
     if not dotted(subject):
         return None

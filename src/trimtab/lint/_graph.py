@@ -3,7 +3,7 @@
 import ast
 from typing import TYPE_CHECKING, Final, Literal
 
-from trimtab.lint._names import DATA_NAME, LOSS_FUNCTION_NAME, SHAPERS, TARGET_NAME
+from trimtab.lint._names import DATA_NAME, LOSS_FUNCTION_NAME, SHAPERS, TARGET_NAME, words
 from trimtab.lint._origins import reaching
 from trimtab.lint._outputs import loss_names
 from trimtab.lint._scopes import FUNCTIONS, Definition, dotted
@@ -17,9 +17,9 @@ State = Literal["alive", "cut", "data"]
 
 CUTTING_METHODS: Final = frozenset({"detach", "item", "numpy", "tolist", "argmax", "detach_"})
 CUTTING_CALLS: Final = frozenset({"argmax", "tensor", "as_tensor", "from_numpy"})
-KEEPING: Final = frozenset(
-    "mean sum float log exp abs neg pow sqrt clamp add mul sub div squeeze log_softmax softmax "
-    "sigmoid tanh relu unsqueeze cat stack".split()
+KEEPING: Final = words(
+    "mean sum float log exp abs neg pow sqrt clamp add mul sub div squeeze "
+    "log_softmax softmax sigmoid tanh relu unsqueeze cat stack"
 )
 """Operations of tensors that gradients pass, and that hold no parameters themselves."""
 DEPTH: Final = 16
@@ -147,7 +147,7 @@ class Graph:
     def _definition(self, found: Definition, node: ast.expr) -> State:
         if found.how in {"loop", "param"}:
             name = last_name(found.key)
-            if found.how == "loop" and _is_loader(self.source, found):
+            if found.how == "loop" and _is_loader(found):
                 return "data"
             known = TARGET_NAME.search(name) or DATA_NAME.search(name)
             return "data" if known else "alive"
@@ -192,7 +192,7 @@ def is_without_gradients(source: "Source", node: ast.AST) -> bool:
     return False
 
 
-def _is_loader(source: "Source", found: Definition) -> bool:
+def _is_loader(found: Definition) -> bool:
     text = ast.unparse(found.value) if found.value is not None else ""
     words = ("loader", "_dl", "dataset", "batches", "_iter", "data")
     return any(w in text.lower() for w in words) and "optim" not in text

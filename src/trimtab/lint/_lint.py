@@ -3,7 +3,7 @@
 import ast
 import inspect
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any, Final
 
@@ -28,7 +28,7 @@ def source_rules() -> list[SourceRule]:
 def lint_source(
     text: str, path: str = "<string>", rules: Sequence[SourceRule] | None = None
 ) -> list[Finding]:
-    """Return what is wrong with a text of Python, in its order.
+    r"""Return what is wrong with a text of Python, in its order.
 
     Nothing is executed. Comments such as `# trimtab: ignore[TT701]` silence what they name.
 
@@ -41,7 +41,7 @@ def lint_source(
         ConfigError: The text is not Python.
 
     Examples:
-        >>> found = lint_source("import torch\\nfor x in data:\\n    optimizer.step\\n")
+        >>> found = lint_source("import torch\nfor x in data:\n    optimizer.step\n")
         >>> print(found[0])
         TT731 missing-call at <string>:3:5: optimizer.step is named and not called
     """
@@ -99,7 +99,7 @@ def lint_function(
     function = inspect.unwrap(function)
     code = getattr(function, "__func__", function)
     if not isinstance(code, FunctionType):
-        code = getattr(type(function), "__call__", None)
+        code = vars(type(function)).get("__call__")
     if not isinstance(code, FunctionType):
         return []
     try:
@@ -148,8 +148,3 @@ def _surroundings(function: FunctionType) -> dict[str, dict[str, str]]:
         else:
             classes[name] = type(value).__name__
     return {"aliases": aliases, "classes": classes}
-
-
-def names_of(findings: Iterable[Finding]) -> list[str]:
-    """Return the codes of findings in order."""
-    return [f.code for f in findings]

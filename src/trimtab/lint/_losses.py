@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from trimtab.lint._scopes import LOOPS
-from trimtab.lint._graph import is_without_gradients
 from trimtab.lint._edits import edit_fix, replace_node
+from trimtab.lint._graph import is_without_gradients
 from trimtab.lint._names import SHAPERS
 from trimtab.lint._origins import reaching
 from trimtab.lint._outputs import KINDS, Outputs, loss_arguments, loss_names
+from trimtab.lint._scopes import LOOPS
 
 if TYPE_CHECKING:
     from trimtab.findings import Fix

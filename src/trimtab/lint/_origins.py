@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 MOST: Final = 24
 """Values that one expression can come from; more than that is taken as unknown."""
+DEEPEST: Final = 24
+"""Questions within questions, such as whose method is called, to find where a value comes from."""
 FARTHEST: Final = 400
 """Expressions that are looked at on the way back from one."""
 
@@ -40,8 +42,10 @@ class Origins:
         self._busy: set[ast.AST] = set()
 
     def of(self, node: ast.expr | None) -> list[ast.expr]:
-        """Return the expressions that a value can come from: calls of what the file does not
-        define, constants, and whatever could not be followed further.
+        """Return the expressions that a value can come from.
+
+        They are calls of what the file does not define, constants, and whatever could not be
+        followed further; empty where nothing is known.
         """
         if node is None:
             return []
@@ -66,7 +70,7 @@ class Origins:
         """Return what a value is taken from, and whether it cannot be followed further."""
         if node in self._steps:
             return self._steps[node]
-        if node in self._busy:
+        if node in self._busy or len(self._busy) > DEEPEST:
             return [], False
         self._busy.add(node)
         found = self._follow(node)

@@ -60,7 +60,7 @@ class Outputs:
             return self._call(node, index)
         if isinstance(node, ast.Name | ast.Attribute):
             found = reaching(self.source, node)
-            if any(d.how not in {"assign"} for d in found) or not found:
+            if any(d.how != "assign" for d in found) or not found:
                 return {"unknown"}
             return set().union(*(self._definition(d, index) for d in found))
         if isinstance(node, ast.IfExp):
@@ -213,12 +213,11 @@ def loss_names(source: "Source", call: ast.Call) -> set[str]:
     if isinstance(call.func, ast.Call):
         inner = source.called(call.func)
         return {inner} & LOSSES
-    names = set()
-    for origin in source.origins.of(call.func):
-        if isinstance(origin, ast.Call):
-            names.add(source.called(origin))
-        elif isinstance(origin, ast.Attribute | ast.Name):  # loss_fn = F.cross_entropy
-            names.add(source.called(origin))
+    names = {
+        source.called(o)  # of nn.MSELoss() as of a plain F.mse_loss
+        for o in source.origins.of(call.func)
+        if isinstance(o, ast.Call | ast.Attribute | ast.Name)
+    }
     return names & LOSSES if names and names <= LOSSES else set()
 
 

@@ -8,22 +8,19 @@ from typing import Final
 from trimtab.errors import ConfigError
 from trimtab.findings import Finding, Selection
 from trimtab.lint._lint import LIBRARIES, judge, lint_source
+from trimtab.lint._names import words
 from trimtab.lint._notebook import read_notebook
 from trimtab.lint._rule import SourceRule
 from trimtab.lint._source import Source
 
 SUFFIXES: Final = (".py", ".ipynb")
-SKIPPED: Final = frozenset(
-    "__pycache__ build dist env venv node_modules site-packages wandb mlruns".split()
-)
+SKIPPED: Final = words("__pycache__ build dist env venv node_modules site-packages wandb mlruns")
 """Folders that hold no source of one's own; hidden ones are skipped as well."""
 MOST_BYTES: Final = 1_000_000
 """Longer files are generated, and train nothing."""
 
 
-def lint_paths(
-    paths: Iterable[str | Path], selection: Selection | None = None
-) -> list[Finding]:
+def lint_paths(paths: Iterable[str | Path], selection: Selection | None = None) -> list[Finding]:
     """Return what is wrong with Python files and notebooks, file by file.
 
     Args:
@@ -99,9 +96,9 @@ def _walk(folder: Path) -> Iterator[Path]:
         if path.name.startswith("."):
             continue
         if path.is_dir():
-            if path.name not in SKIPPED and not (path / "pyvenv.cfg").exists():
-                if not path.is_symlink():
-                    yield from _walk(path)
+            skipped = path.name in SKIPPED or path.is_symlink()
+            if not skipped and not (path / "pyvenv.cfg").exists():
+                yield from _walk(path)
         elif path.suffix in SUFFIXES and path.stat().st_size <= MOST_BYTES:
             yield path
 

@@ -82,9 +82,8 @@ def expanded(source: "Source", node: ast.expr | None, depth: int = 3) -> str:
             if found.how == "param":
                 for value in source.origins.arguments(found):
                     text += " " + expanded(source, value, depth - 1)
-            elif found.value is not None and found.how == "assign" and found.index is None:
-                if found.value not in {node}:
-                    text += " " + expanded(source, found.value, depth - 1)
+            elif found.how == "assign" and found.index is None and found.value is not node:
+                text += " " + expanded(source, found.value, depth - 1)
     return text
 
 

@@ -3,12 +3,12 @@
 import ast
 import builtins
 import io
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from trimtab.errors import ConfigError
-from trimtab.lint._scopes import ClassInfo, Function, Scope, ScopeBuilder, dotted
+from trimtab.lint._scopes import Function, Scope, ScopeBuilder, dotted
 
 if TYPE_CHECKING:
     from trimtab.lint._origins import Origins
@@ -145,15 +145,12 @@ class Source:
     def site(self, node: ast.AST) -> str:
         """Return where a node is in words: `Trainer.fit`, `main`; empty for the module."""
         scope = self._scope_of[node]
-        parts = []
-        for each in scope.chain():
-            if each.name:
-                parts.append(each.name if each.owner is None else f"{each.owner.name}.{each.name}")
+        parts = [
+            each.name if each.owner is None else f"{each.owner.name}.{each.name}"
+            for each in scope.chain()
+            if each.name
+        ]
         return ".".join(reversed(parts))
-
-    def class_of(self, name: str, scope: Scope) -> ClassInfo | None:
-        """Return the file's class of this name."""
-        return scope.find_class(name)
 
     def qualname(self, node: ast.AST | None) -> str:
         """Return a dotted name with what was imported put in: `torch.nn.functional.softmax`."""
@@ -176,9 +173,7 @@ class Source:
         if func is None or not name:
             return ""
         root = name.partition(".")[0]
-        if root in self.aliases or (
-            root in CONVENTIONAL and not self._scope_of[func].find(root)
-        ):
+        if root in self.aliases or (root in CONVENTIONAL and not self._scope_of[func].find(root)):
             return self.qualname(func).rpartition(".")[2]
         if isinstance(func, ast.Name):
             scope = self._scope_of[func]
@@ -186,10 +181,6 @@ class Source:
             known = hasattr(builtins, root) or root[0].isupper() or "*" in self.aliases
             return root if known and not own else ""
         return ""
-
-    def is_torch(self, node: ast.AST | None, *names: str) -> bool:
-        """Tell whether a call calls one of these names of an imported package."""
-        return self.called(node) in names
 
     def column(self, line: int, offset: int) -> int:
         """Return the column, from 1, of a byte offset in a line."""
@@ -230,8 +221,3 @@ def names_in(node: ast.AST | None) -> set[str]:
 def last_name(key: str) -> str:
     """Return the last part of a dotted name, without what is in brackets."""
     return key.partition("[")[0].rpartition(".")[2]
-
-
-def unique(nodes: Iterable[_N]) -> list[_N]:
-    """Return nodes in order, each once."""
-    return list(dict.fromkeys(nodes))

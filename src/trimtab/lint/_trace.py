@@ -1,9 +1,7 @@
-"""What happens in training, in the order in which it happens: calls of the file's own functions are
-followed, and each event knows the loops, branches and contexts around it.
-"""
+"""What happens in training, in order, with the file's own functions followed."""
 
 import ast
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -134,11 +132,10 @@ def compatible(first: Event, second: Event) -> bool:
 
 def covers(first: Event, second: Event) -> bool:
     """Tell whether the first happens whenever the second does, within their loop."""
-    mine = {(b.node, b.arm) for b in first.context.branches}
     said = {(b.condition, b.holds) for b in second.context.branches}
     theirs = {(b.node, b.arm) for b in second.context.branches}
     left = [b for b in first.context.branches if (b.node, b.arm) not in theirs]
-    return not mine or all((b.condition, b.holds) in said for b in left)
+    return all((b.condition, b.holds) in said for b in left)
 
 
 def make_traces(source: "Source") -> list[Trace]:
@@ -351,12 +348,3 @@ def _closure(source: "Source", call: ast.Call) -> Function | None:
 
 def _leaves(body: Sequence[ast.stmt]) -> bool:
     return bool(body) and isinstance(body[-1], ast.Continue | ast.Break | ast.Return | ast.Raise)
-
-
-def within(events: Sequence[Event], first: Event, last: Event) -> Iterator[Event]:
-    """Yield the events strictly between two, going round the loop if need be."""
-    if first.index < last.index:
-        yield from (e for e in events if first.index < e.index < last.index)
-    else:
-        yield from (e for e in events if e.index > first.index)
-        yield from (e for e in events if e.index < last.index)

@@ -76,7 +76,9 @@ for epoch in range(10):
         call = event.node
         if not isinstance(call, ast.Call):
             return None
-        metric = any(source.called(c) == "ReduceLROnPlateau" for c in constructors(source, event.subject))
+        metric = any(
+            source.called(c) == "ReduceLROnPlateau" for c in constructors(source, event.subject)
+        )
         if (call.args or call.keywords) and not metric:
             return None
         loops = [n for n in event.loops if isinstance(n, ast.For | ast.AsyncFor | ast.While)]

@@ -118,9 +118,7 @@ for i, (x, y) in enumerate(loader):
             {(b.node, b.arm) for b in e.context.branches} <= theirs for e in clears
         )
 
-    def _is_divided(
-        self, source: Source, trace: Trace, backward: Event, count: ast.expr
-    ) -> bool:
+    def _is_divided(self, source: Source, trace: Trace, backward: Event, count: ast.expr) -> bool:
         if backward.loss is None or _is_scaled(source, backward.loss, set()):
             return True
         if isinstance(count, ast.Constant) and count.value == 1:
@@ -141,7 +139,9 @@ for i, (x, y) in enumerate(loader):
             given = [*call.args, *(k.value for k in call.keywords)]
             if any(last in {n.rpartition(".")[2] for n in names_in(g)} for g in given):
                 name = source.called(call) or ast.unparse(call.func)
-                if re.search(r"(?i)loss|optim|adam|sgd|backward|forward|model|criterion|step$", name):
+                if re.search(
+                    r"(?i)loss|optim|adam|sgd|backward|forward|model|criterion|step$", name
+                ):
                     return source.function(call) is not None or call is not backward.node
         return False
 
@@ -231,6 +231,4 @@ def _divides_anywhere(source: Source) -> bool:
     for node in source.all(ast.AugAssign):
         if isinstance(node.op, ast.Div | ast.Mult) and ".grad" in ast.unparse(node.target):
             return True
-    return any(
-        _divides_gradients(source, call) for call in source.all(ast.Call)
-    )
+    return any(_divides_gradients(source, call) for call in source.all(ast.Call))

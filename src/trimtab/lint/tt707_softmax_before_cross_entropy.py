@@ -71,7 +71,9 @@ for x, y in loader:
     def _judge(self, source: Source, loss: LossCall) -> Finding | None:
         if loss.name in NLL_LOSSES:
             return self._without_log(source, loss) if "softmax" in loss.kinds else None
-        return self._twice(source, loss) if "softmax" in loss.kinds else self._harmless(source, loss)
+        return (
+            self._twice(source, loss) if "softmax" in loss.kinds else self._harmless(source, loss)
+        )
 
     def _twice(self, source: Source, loss: LossCall) -> Finding:
         made = culprit(source, loss.prediction, "softmax")

@@ -14,6 +14,7 @@ from trimtab.lint._scopes import LOOPS, dotted
 from trimtab.lint._source import Source
 from trimtab.lint._trace import Event
 
+
 @register
 @dataclass(frozen=True, kw_only=True)
 class GraphKeptAlive(SourceRule):
@@ -107,9 +108,7 @@ for x, y in loader:
             for item in n.items
         )
 
-    def _outlives(
-        self, source: Source, into: str, loop: ast.AST | None, node: ast.expr
-    ) -> bool:
+    def _outlives(self, source: Source, into: str, loop: ast.AST | None, node: ast.expr) -> bool:
         """Tell whether the sum or list was begun outside the loop."""
         root = into.partition("[")[0]
         scope = source.scope_of(node)

@@ -55,9 +55,9 @@ with torch.no_grad():
 
     def check(self, source: Source) -> Iterator[Finding]:
         """Yield one finding for each evaluation in training mode."""
-        never = not source.mentions(".eval(", ".train(False", ".train(mode", "set_eval") and not any(
-            e.detail == "eval" for t in source.traces for e in t.of("mode")
-        )
+        never = not source.mentions(
+            ".eval(", ".train(False", ".train(mode", "set_eval"
+        ) and not any(e.detail == "eval" for t in source.traces for e in t.of("mode"))
         seen: set[ast.AST] = set()
         for each in evaluations(source):
             place = each.loop or each.forward.node

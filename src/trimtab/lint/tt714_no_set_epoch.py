@@ -91,7 +91,8 @@ for epoch in range(10):
             for event in trace.of("step", "backward"):
                 for loop in event.loops:
                     if isinstance(loop, ast.For) and re.search(
-                        r"(?i)\bep(och)?s?\b|epoch", ast.unparse(loop.target) + ast.unparse(loop.iter)
+                        r"(?i)\bep(och)?s?\b|epoch",
+                        ast.unparse(loop.target) + ast.unparse(loop.iter),
                     ):
                         return loop
         return None
@@ -106,7 +107,12 @@ for epoch in range(10):
             return None
         name = dotted(statement.targets[0])
         same = source.scope_of(call) is source.scope_of(loop)
-        if not name or not same or not isinstance(loop.target, ast.Name) or len(statement.targets) > 1:
+        if (
+            not name
+            or not same
+            or not isinstance(loop.target, ast.Name)
+            or len(statement.targets) > 1
+        ):
             return None
         if any(isinstance(n, ast.If | ast.For) for n in source.around(call)):
             return None

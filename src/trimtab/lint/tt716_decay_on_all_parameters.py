@@ -7,11 +7,12 @@ from typing import ClassVar
 
 from trimtab.findings import Evidence, Finding, Severity, Symptom, register
 from trimtab.lint._models import has_biases, has_norms, layers_of
+from trimtab.lint._names import words
 from trimtab.lint._optimizers import Built, built
 from trimtab.lint._rule import SourceRule
 from trimtab.lint._source import Source
 
-DECOUPLED = frozenset({"AdamW", "AdamW8bit", "PagedAdamW8bit", "Lion", "LAMB", "Lamb", "NAdamW"})
+DECOUPLED = words("AdamW AdamW8bit PagedAdamW8bit Lion LAMB Lamb NAdamW")
 """Optimizers that shrink weights directly, so that the decay acts in full on every parameter."""
 
 
@@ -86,9 +87,7 @@ optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.01)
             source,
             one.call,
             what=f"{one.name} applies weight decay {decay:g} to all parameters, {what} included",
-            evidence=(
-                Evidence(name="weight decay of norms and biases", value=decay, normal="0"),
-            ),
+            evidence=(Evidence(name="weight decay of norms and biases", value=decay, normal="0"),),
             cause=(
                 "weight decay pulls them towards zero, where a norm silences its layer and a bias "
                 "forgets what it has learnt"

@@ -7,17 +7,18 @@ from typing import ClassVar, Final
 
 from trimtab.findings import Finding, Fix, Severity, Symptom, register
 from trimtab.lint._edits import edit_fix, replace_node
-from trimtab.lint._names import LAYERS
+from trimtab.lint._names import LAYERS, words
 from trimtab.lint._rule import SourceRule
 from trimtab.lint._scopes import ClassInfo, Definition, dotted
 from trimtab.lint._source import Source, is_constant, keyword
 
 REGISTERING: Final = ("add_module", "register_module", "setattr(self", "register_parameter")
-PARAMETERLESS: Final = frozenset(
-    "ReLU ReLU6 LeakyReLU GELU SiLU ELU SELU CELU Tanh Sigmoid Softplus Softmax LogSoftmax Dropout "
-    "Dropout1d Dropout2d Dropout3d AlphaDropout Flatten Unflatten MaxPool1d MaxPool2d MaxPool3d "
-    "AvgPool1d AvgPool2d AvgPool3d Upsample AdaptiveAvgPool1d AdaptiveAvgPool2d Identity "
-    "Hardtanh Hardswish Mish PixelShuffle ZeroPad2d".split()
+PARAMETERLESS: Final = words(
+    "ReLU ReLU6 LeakyReLU GELU SiLU ELU SELU CELU Tanh Sigmoid Softplus Softmax "
+    "LogSoftmax Dropout Dropout1d Dropout2d Dropout3d AlphaDropout Flatten Unflatten "
+    "MaxPool1d MaxPool2d MaxPool3d AvgPool1d AvgPool2d AvgPool3d Upsample "
+    "AdaptiveAvgPool1d AdaptiveAvgPool2d Identity Hardtanh Hardswish Mish "
+    "PixelShuffle ZeroPad2d"
 )
 
 
@@ -175,9 +176,7 @@ class Net(nn.Module):
                             return found
         return ""
 
-    def _hidden(
-        self, source: Source, name: str, value: ast.expr, layer: str, kind: str
-    ) -> Finding:
+    def _hidden(self, source: Source, name: str, value: ast.expr, layer: str, kind: str) -> Finding:
         container = "nn.ModuleDict" if kind == "dict" else "nn.ModuleList"
         if layer == "Parameter":
             container = container.replace("Module", "Parameter")

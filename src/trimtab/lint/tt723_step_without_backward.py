@@ -8,17 +8,17 @@ from typing import ClassVar
 from trimtab.findings import Finding, Fix, Severity, Symptom, register
 from trimtab.lint._cycles import Cycle, concerns, cycles
 from trimtab.lint._edits import delete_line, edit_fix, insert_after, same_block
-from trimtab.lint._names import LOSS_FUNCTION_NAME, LOSS_NAME
+from trimtab.lint._names import LOSS_FUNCTION_NAME, LOSS_NAME, words
 from trimtab.lint._outputs import loss_names
 from trimtab.lint._rule import SourceRule
 from trimtab.lint._scopes import dotted
 from trimtab.lint._source import Source, last_name, names_in
 from trimtab.lint._trace import Event, compatible
 
-READING = frozenset(
-    "print item append float len str format round write add_scalar log info update set_postfix "
-    "set_description mean sum cpu detach numpy isnan isfinite tolist max min range enumerate tqdm "
-    "zip size eq argmax add_".split()
+READING = words(
+    "print item append float len str format round write add_scalar log info update "
+    "set_postfix set_description mean sum cpu detach numpy isnan isfinite tolist max "
+    "min range enumerate tqdm zip size eq argmax add_"
 )
 """Calls that only read a loss."""
 

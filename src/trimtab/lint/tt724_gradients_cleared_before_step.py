@@ -67,9 +67,7 @@ for x, y in loader:
                         yield self._finding(source, clear, step, last)
                         break
 
-    def _throws_away(
-        self, steps: list[Event], backward: Event, clear: Event, step: Event
-    ) -> bool:
+    def _throws_away(self, steps: list[Event], backward: Event, clear: Event, step: Event) -> bool:
         """Tell whether what is cleared are certainly the gradients of this step."""
         if any(backward.index < e.index < clear.index for e in steps):
             return False

@@ -72,9 +72,7 @@ for x, y in loader:
     def _is_target(self, source: Source, node: ast.expr) -> bool:
         if not TARGET_NAME.search(last_name(dotted(node))):
             return False
-        return all(
-            d.how in {"loop", "param"} or _is_moved(d.value) for d in reaching(source, node)
-        )
+        return all(d.how in {"loop", "param"} or _is_moved(d.value) for d in reaching(source, node))
 
     def _is_output(self, source: Source, node: ast.expr) -> bool:
         """Tell whether a value is what a network returned."""

@@ -79,7 +79,9 @@ for epoch in range(90):
             reads = [
                 n
                 for n in source.all(ast.Attribute)
-                if n.attr == last and isinstance(n.ctx, ast.Load) and not dotted(n).startswith("torch")
+                if n.attr == last
+                and isinstance(n.ctx, ast.Load)
+                and not dotted(n).startswith("torch")
             ]
             return not reads and f'"{last}"' not in source.text
         scope = source.scope_of(assign)

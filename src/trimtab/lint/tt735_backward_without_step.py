@@ -102,6 +102,4 @@ for x, y in loader:
         if source.function(backward.node) is not source.function(clear.node):
             return None
         statement = source.statement(backward.node)
-        return edit_fix(
-            insert_after(source, statement, f"{source.segment(clear.subject)}.step()")
-        )
+        return edit_fix(insert_after(source, statement, f"{source.segment(clear.subject)}.step()"))

@@ -76,9 +76,7 @@ for x, y in loader:
             return True  # the order of the others is at fault
         return before[0].index < clip.index < step.index
 
-    def _finding(
-        self, source: Source, clip: Event, step: Event, backwards: list[Event]
-    ) -> Finding:
+    def _finding(self, source: Source, clip: Event, step: Event, backwards: list[Event]) -> Finding:
         late = clip.index > step.index
         where = f"after {step.key or 'optimizer'}.step()" if late else "before backward()"
         cause = (

@@ -41,7 +41,8 @@ class Preflight:
     def __str__(self) -> str:
         serious = sum(f.severity is not Severity.ADVICE for f in self.findings)
         advice = len(self.findings) - serious
-        lines = [f"preflight: {_count(serious, 'finding')}, {_count(advice, 'piece')} of advice"]
+        pieces = f"{_count(advice, 'piece')} of advice" if advice else "no advice"
+        lines = [f"preflight: {_count(serious, 'finding')}, {pieces}"]
         for finding in self.findings:
             lines += ["", str(finding)]
             lines += [f"  {'evidence':<9} {evidence}" for evidence in finding.evidence]

@@ -68,7 +68,7 @@ findings = trim.findings
     """Gradient norm times weight norm over the loss, or that of the start if it is larger: by how
     much of itself the loss changes for a change of the weights by themselves. It is about the
     number of layers where nothing explodes."""
-    max_throw: float = 1.5
+    max_throw: float = 1.3
     """Weight norm over that of the record before, for a single such gradient to count."""
     max_growth: float = 1e3
     """Gradient norm over that of the first steps."""

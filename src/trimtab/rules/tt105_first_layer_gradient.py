@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from trimtab.findings import Evidence, Finding, Fix, Severity, Symptom, register
+from trimtab.findings import Evidence, Finding, Fix, Symptom, register
 from trimtab.rules._depth import first_layer
 from trimtab.rules._history import History
 from trimtab.rules._persistence import lasting
@@ -36,7 +36,6 @@ class FirstLayerGradient(RunRule):
 
     code: ClassVar = "TT105"
     name: ClassVar = "first-layer-gradient"
-    severity: ClassVar = Severity.ADVICE
     symptom: ClassVar = Symptom.EXPLODING_GRADIENT
     rank: ClassVar = 61
     leads_to: ClassVar = ("TT301",)
@@ -45,13 +44,14 @@ import torch, trimtab
 from torch import nn
 
 model = nn.Sequential(nn.Linear(8, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 1))
-optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
+nn.init.normal_(model[0].weight, std=0.01)
+optimizer = torch.optim.SGD(model.parameters(), lr=1e-9)
 trim = trimtab.attach(model, optimizer, clip=None, out=None, watch=2)
-for step in range(100):
+for step in range(110):
     x = torch.randn(32, 8)
-    raw = x * (1 if step < 50 else 100)  # the inputs lose their normalisation
+    shown = x if step < 50 else 100 * x  # the inputs lose their normalisation
     optimizer.zero_grad()
-    trim.loss((model(raw / 20) - x[:, :1]).square().mean()).backward()
+    trim.loss((model(shown) - x[:, :1]).square().mean()).backward()
     optimizer.step()
 findings = trim.findings
 """

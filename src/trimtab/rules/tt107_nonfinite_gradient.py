@@ -50,7 +50,8 @@ optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
 trim = trimtab.attach(model, optimizer, out=None, watch=2)
 for step in range(5):
     hidden = model[1](model[0](torch.randn(32, 8)))
-    loss = model[2](hidden).square().mean() + hidden.sqrt().mean()  # slope of sqrt at 0: infinite
+    distance = (hidden - hidden.detach()).square().sum(1).sqrt()  # its slope at 0 is infinite
+    loss = model[2](hidden).square().mean() + distance.mean()
     optimizer.zero_grad()
     trim.loss(loss).backward()
     optimizer.step()

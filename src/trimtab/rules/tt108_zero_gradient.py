@@ -73,8 +73,8 @@ findings = trim.findings
             site=sites[-1],
             also=tuple(sites[:-1]),
             step=int(table.steps[0]),
-            what=f"the gradients of {len(sites)} of {len(weights)} weight matrices, "
-            f"{sites[-1]} the last of them, were exactly zero in all {len(table.steps)} records",
+            what=f"the gradients of {len(sites)} of {len(weights)} weight matrices were exactly "
+            f"zero in all {len(table.steps)} records; the last of them is {sites[-1]}",
             evidence=(Evidence(name="largest gradient norm", value=0.0, normal="> 0"),),
             cause="every path from them to the loss leads through zeros: units that are all dead, "
             "weights that are all zero, a factor of 0, or a gradient that has rounded to zero",

@@ -1,4 +1,4 @@
-"""TT204 rank-collapse: a network that computes the same for every input, or the same in every unit."""
+"""TT204 rank-collapse: a network that computes the same for every input, or in every unit."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -41,10 +41,10 @@ class AttentionEntropyCollapse(RunRule):
 import torch, trimtab
 from torch import nn
 
-attention = trimtab.nn.Attention(16, 2)
+attention = trimtab.nn.Attention(16, 2, qk_norm=False)
 with torch.no_grad():
-    for p in attention.queries_keys.parameters():
-        p.mul_(30)
+    attention.q_proj.weight.mul_(100)
+    attention.k_proj.weight.mul_(100)
 model = nn.Sequential(attention, nn.Linear(16, 1))
 optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
 trim = trimtab.attach(model, optimizer, out=None, watch=2)

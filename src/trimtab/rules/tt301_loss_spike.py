@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trimtab.findings import Evidence, Finding, Fix, Severity, Symptom, register
 from trimtab.rules._history import Floats, History
@@ -123,8 +124,8 @@ def _noise(values: Floats) -> float:
     return max(spread(values), float(upper - middle) / 1.28)
 
 
-def _sustained(height: Floats, limit: float) -> "np.ndarray[tuple[int], np.dtype[np.bool_]]":
+def _sustained(height: Floats, limit: float) -> NDArray[np.bool_]:
     """Tell which steps are above the limit and begin a stretch of five with three that are."""
     above = height > limit
-    padded = np.concatenate([above, np.zeros(4, dtype=bool)])
-    return above & (np.lib.stride_tricks.sliding_window_view(padded, 5).sum(axis=1) >= 3)
+    counts = np.convolve(above[::-1], np.ones(5))[: len(above)][::-1]  # of it and the four after
+    return np.asarray(above & (counts >= 3))

@@ -75,7 +75,7 @@ findings = trim.findings
             return
         first = float(np.median(curve.values[: self.window]))
         now = float(np.median(curve.values[-self.window :]))
-        if not self.kept * first < now <= first:
+        if not self.kept * first < now < (2 - self.kept) * first:
             return
         updates = weight_updates(history, 64)
         typical = updates.typical[np.isfinite(updates.typical)]
@@ -89,7 +89,7 @@ findings = trim.findings
         ratio = float(np.median(typical))
         yield self.finding(
             step=int(curve.steps[0]),
-            what=f"in {len(curve.values)} steps the loss fell from {first:.4g} to {now:.4g}, and "
+            what=f"in {len(curve.values)} steps the loss went from {first:.4g} to {now:.4g}, and "
             f"each step moves the weights by {ratio:.1g} of their size",
             evidence=(
                 Evidence(name="typical update ratio", value=ratio,

@@ -44,7 +44,7 @@ import torch, trimtab
 from torch import nn
 
 model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 1))
-optimizer = torch.optim.SGD(model.parameters(), lr=1.5)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.9)
 trim = trimtab.attach(model, optimizer, clip=None, out=None, watch=2)
 for step in range(120):
     x = torch.randn(32, 8)

@@ -25,7 +25,8 @@ class LogZDrift(RunRule):
         first loss, as it is for logits of a cross-entropy. It has to be far from zero and still on
         its way.
 
-    Silent on: outputs that are no logits, and logits that grow confident but stay below 50.
+    Silent on: outputs that are no logits, logits that stay below 50, and logits that are large
+        because nearly all predictions are right.
 
     Fix: add a z-loss of 1e-4 times the square of log Z (`trimtab.losses`), leave weight decay on
         the output layer, or cap the logits softly.
@@ -51,7 +52,8 @@ for step in range(200):
     logits = model(x)
     optimizer.zero_grad()
     loss = nn.functional.cross_entropy(logits, x.argmax(1))
-    trim.loss(loss - logits.mean()).backward()  # pushes all logits up
+    trim.loss(loss)
+    (loss - 10 * logits.mean()).backward()  # pushes all logits up
     optimizer.step()
 findings = trim.findings
 """
@@ -61,6 +63,8 @@ findings = trim.findings
     to 1/2."""
     least: int = 12
     """Records that are needed."""
+    learnt: float = 0.1
+    """Loss over its start below which logits are large because the model is right."""
     tolerance: float = 0.35
     """Relative difference of the first log Z from the first loss up to which the output is taken
     for logits."""
@@ -74,6 +78,8 @@ findings = trim.findings
         first, loss = float(known.values[0]), float(curve.values[0])
         if loss <= 0 or abs(first - loss) > self.tolerance * loss:
             return
+        if abs(float(np.median(curve.values[-10:]))) < self.learnt * loss:
+            return  # sure of itself, and right
         third = len(known.values) // 3
         sizes = np.abs(known.values)
         middle, now = float(np.median(sizes[third:-third])), float(np.median(sizes[-third:]))

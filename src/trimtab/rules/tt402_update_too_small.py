@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 
 from trimtab.findings import Evidence, Finding, Fix, Symptom, register
-from trimtab.rules._history import History
+from trimtab.rules._history import Floats, History
 from trimtab.rules._rule import RunRule
 from trimtab.rules._updates import gradient_share, streak, weight_updates
 
@@ -95,7 +95,7 @@ findings = trim.findings
             remedy=Fix(action="scale_learning_rate", args={"factor": factor}),
         )  # fmt: skip
 
-    def _is_scheduled(self, rates: "np.ndarray[tuple[int], np.dtype[np.float64]]") -> bool:
+    def _is_scheduled(self, rates: Floats) -> bool:
         """Tell whether the rate is still warming up, or has come to its end."""
         peak = rates.max()
         return bool(rates[-1] < self.end_of_schedule * peak or rates[-1] > 1.01 * rates[-2:].min())

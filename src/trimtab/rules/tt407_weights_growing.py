@@ -39,9 +39,9 @@ import torch, trimtab
 from torch import nn
 
 model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 1))
-optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-trim = trimtab.attach(model, optimizer, out=None, watch=2)
-for step in range(150):
+optimizer = torch.optim.SGD(model.parameters(), lr=0.02)
+trim = trimtab.attach(model, optimizer, clip=None, out=None, watch=2)
+for step in range(60):
     optimizer.zero_grad()
     trim.loss(-model(torch.randn(32, 8)).square().mean()).backward()  # has no lower bound
     optimizer.step()
@@ -67,6 +67,9 @@ findings = trim.findings
             return
         if now / late < max(self.step_factor, 0.9 * late / early):
             return
+        factors = norms[-third:] / norms[-third - 1 : -1]
+        if np.log(factors.max()) > 0.5 * np.log(now / late):
+            return  # one jump, no growth
         yield self.finding(
             step=int(known.steps[-2 * third - 1]),
             what=f"the norm of all weights grew from {start:.3g} to {now:.3g}, and its growth does "
@@ -79,7 +82,7 @@ findings = trim.findings
             ),
             cause="the learning rate is too high, or the loss rewards ever larger weights, and no "
             "weight decay holds them",
-            fix="lower the learning rate or the momentum, add a weight decay of 0.01 to 0.1 (AdamW), and look for "
-            "a wrong sign or a term of the loss without lower bound",
+            fix="lower the learning rate or the momentum, add a weight decay of 0.01 to 0.1 "
+            "(AdamW), and look for a wrong sign or a term of the loss without lower bound",
             remedy=Fix(action="scale_learning_rate", args={"factor": 0.1}),
         )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Final
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from trimtab.rules._history import History
 from trimtab.rules._rule import RunRule
 from trimtab.rules._updates import MATRICES, row_medians, values_at
 
-_LOW: "dict[str, float]" = {"bfloat16": 2.0**-8, "float16": 2.0**-11}
+_LOW: Final = {"bfloat16": 2.0**-8, "float16": 2.0**-11}
 """Relative size of the smallest update that is not rounded away."""
 
 

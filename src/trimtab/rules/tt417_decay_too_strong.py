@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 
 from trimtab.findings import Evidence, Finding, Fix, Symptom, register
-from trimtab.rules._history import Floats, History
+from trimtab.rules._history import Floats, History, Steps
 from trimtab.rules._rule import RunRule
 from trimtab.rules._setup import GroupFacts, ParamFacts
 from trimtab.rules._updates import MATRICES, row_medians
@@ -90,7 +90,7 @@ findings = trim.findings
         yield self._found(table.steps, table.values / first, kept, group, rates)
 
     def _found(
-        self, steps: "np.ndarray[tuple[int], np.dtype[np.int64]]", left: Floats, kept: float,
+        self, steps: Steps, left: Floats, kept: float,
         group: GroupFacts, rates: Floats,
     ) -> Finding:  # fmt: skip
         began = int(np.argmax(row_medians(left) < (1 + self.shrunk) / 2))

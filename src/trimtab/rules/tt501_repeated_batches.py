@@ -48,8 +48,9 @@ from torch import nn
 model = nn.Linear(8, 2)
 optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
 trim = trimtab.attach(model, optimizer, out=None, watch=1)
-x = torch.randn(32, 8)
-for step in range(30):  # x is never renewed
+for step in range(30):
+    if step < 5:  # then the loader is stuck
+        x = torch.randn(32, 8)
     optimizer.zero_grad()
     trim.loss(nn.functional.cross_entropy(model(x), (x[:, 0] > 0).long())).backward()
     optimizer.step()

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trimtab.findings import Evidence, Finding, Fix, Symptom, register
 from trimtab.rules._history import Floats, History, Series
@@ -100,9 +101,7 @@ findings = trim.findings
             )  # fmt: skip
             return
 
-    def _odd(
-        self, history: History, scale: Series, start: int
-    ) -> "np.ndarray[tuple[int], np.dtype[np.bool_]]":
+    def _odd(self, history: History, scale: Series, start: int) -> NDArray[np.bool_]:
         mean = values_at(history.series("input.mean"), scale.steps)
         largest = np.nan_to_num(values_at(history.series("input.max"), scale.steps))
         width = float(np.median(scale.values[:start]))
@@ -126,9 +125,7 @@ findings = trim.findings
         return None
 
 
-def _away(
-    values: Floats, start: int, least: float, z: float
-) -> "np.ndarray[tuple[int], np.dtype[np.bool_]]":
+def _away(values: Floats, start: int, least: float, z: float) -> NDArray[np.bool_]:
     before = values[:start]
     limit = max(least, z * spread(before))
     return np.abs(values[start:] - np.median(before)) > limit

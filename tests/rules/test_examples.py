@@ -1,0 +1,35 @@
+"""The example of each rule over signals triggers it."""
+
+import time
+import warnings
+
+import pytest
+
+import trimtab.rules  # noqa: F401 # registers them
+from trimtab.findings import registered
+
+MAX_SECONDS = 10.0
+"""The aim is two; a busy machine takes longer."""
+
+RULES = registered("run")
+
+
+def flat(findings):
+    for finding in findings:
+        yield finding
+        yield from flat(finding.consequences)
+
+
+@pytest.mark.parametrize("code", RULES)
+@pytest.mark.usefixtures("_findings_of_trim")
+def test_example_triggers_its_rule(code):
+    namespace: dict[str, object] = {}
+    began = time.perf_counter()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # examples are faulty on purpose
+        exec(RULES[code].example, namespace)
+
+    found = list(flat(namespace["findings"]))
+    assert code in {f.code for f in found}, [str(f) for f in found]
+    assert time.perf_counter() - began < MAX_SECONDS
