@@ -141,6 +141,8 @@ def test_silence_is_right_for_a_healthy_run_only():
         ([2.0, 1.9, 1.8, 1.7, 1.6], None),
         ([2.0, 1.9, 1.8, 7.0, 1.6, 1.5], None),  # a spike from which it came back
         ([2.0, 1.9, 1.8, 7.0, 8.0, 9.0], 4),
+        ([2.0] * 10 + [0.2] * 15 + [2.0] * 10, 26),  # from a level that it had reached
+        ([0.1, -1.0, -9.0, -90.0], None),  # falling is no damage
         ([2.0, 1.9, float("nan"), float("nan")], 3),
         ([float("inf"), float("nan")], 1),
     ],

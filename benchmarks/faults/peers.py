@@ -11,11 +11,13 @@ import contextlib
 import io
 import json
 import logging
+import signal
 import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,8 +26,11 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from faults.registry import Setup, cases
+from faults.registry import Setup, cases, plain_step
 from faults.verdict import Said, Verdict, train
+
+TIMEOUT_S: Final = 180
+"""Longest that a peer may take with one program."""
 
 TORCHMORTEM: Final = {
     "Vanishing gradients": (["vanishing_gradient"], ["vanishing-gradient"]),
@@ -58,10 +63,6 @@ TRAINSCOPE: Final = {
 
 def _stepping(setup: Setup, after: Callable[[float], None]) -> Setup:
     """Return the program with something done after each of its steps."""
-    from dataclasses import replace
-
-    from faults.registry import plain_step
-
     inner = setup.train_step or plain_step
     scheduler = setup.scheduler if setup.train_step is None else None
 
@@ -90,9 +91,8 @@ def torchmortem(setup: Setup, seed: int, steps: int) -> tuple[list[str], list[Sa
         found, causes = meaning or ([], [])
         symptoms += found
         place = " ".join(finding.affected_layers)
-        step = int(finding.step_range[0])
         message = f"{finding.summary} {' '.join(finding.remediation)}"
-        said.append(Said(finding.title, list(causes), place, step, message))
+        said.append(Said(finding.title, list(causes), place, None, message))  # after the run
     return symptoms, said
 
 
@@ -112,11 +112,11 @@ def trainscope(setup: Setup, seed: int, steps: int) -> tuple[list[str], list[Sai
     signature = report["signal_signature"]
     symptoms: list[str] = []
     said = []
-    for signal in signature["fired"]:
-        found, causes = TRAINSCOPE[signal]
+    for fired in signature["fired"]:
+        found, causes = TRAINSCOPE[fired]
         symptoms += found
-        step = signature["first_steps"][signal]
-        said.append(Said(f"signal {signal}", list(causes), "", step, f"signal {signal} fired"))
+        step = signature["first_steps"][fired]
+        said.append(Said(f"signal {fired}", list(causes), "", step, f"signal {fired} fired"))
     if signature["explosion_step"] is not None:
         symptoms += ["divergence", "nan"]
         causes = ["learning-rate-too-high", "nonfinite"]
@@ -126,8 +126,6 @@ def trainscope(setup: Setup, seed: int, steps: int) -> tuple[list[str], list[Sai
 
 
 def stabilityguard(setup: Setup, seed: int, steps: int) -> tuple[list[str], list[Said]]:
-    from dataclasses import replace
-
     from stabilityguard import GuardedOptimizer
 
     symptoms: list[str] = []
@@ -154,11 +152,14 @@ def judge(peer: str, name: str, seed: int, steps: int) -> Verdict:
     """Return one peer's verdict of one program; what it raises is kept."""
     setup = cases()[name].setup(seed)
     began = time.perf_counter()
+    signal.alarm(TIMEOUT_S)  # whose signal ends the process; the runner starts another
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             symptoms, said = PEERS[peer](setup, seed, steps)
     except Exception as error:  # noqa: BLE001 -- whatever a peer raises is its verdict
         return Verdict(error=f"{type(error).__name__}: {error}"[:200])
+    finally:
+        signal.alarm(0)
     seconds = time.perf_counter() - began
     return Verdict(sorted(set(symptoms)), said, seconds)
 

@@ -25,7 +25,7 @@ class Setup:
     batches: Iterable[Any]
     """Pairs of inputs and targets; iterated again when they run out."""
     scheduler: Any = None
-    """Stepped once after each training step, unless there is a `train_step`, which does so itself."""
+    """Stepped once after each training step, unless `train_step` is given, which does so itself."""
     train_step: Step | None = None
     """The user's own loop body; None for the usual five lines."""
     score: Callable[[nn.Module], float] | None = None
@@ -54,6 +54,8 @@ class Case:
     site: str | None = None
     """Pattern that the place of the first finding has to match; None if there is no one place."""
     ends_in: Literal["divergence", "nan"] | None = None
+    """How the run is lost in the end; None also where that comes without a beginning, as with one
+    batch that is no number. Only of these is a warning before the damage expected."""
     twin: str | None = None
     """The healthy case that a fault is compared with."""
     silent: bool = False

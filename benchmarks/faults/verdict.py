@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from statistics import median
 from typing import Any, Final
 
 import torch
@@ -12,8 +13,10 @@ from faults.causes import CAUSES
 from faults.registry import Case, Setup, plain_step
 
 FACTOR: Final = 3.0
-"""A loss above so many times its start, and never back below it, is damage: a factor that neither
-the noise of a batch nor a new learning rate makes."""
+"""A loss above so many times what it had reached, and never back below, is damage."""
+
+WINDOW: Final = 10
+"""Steps whose median is a level of the loss: so many that one lucky batch is none."""
 
 
 @dataclass
@@ -113,16 +116,16 @@ def causes_named(name: str) -> list[str]:
 def damage_step(losses: Sequence[float]) -> int | None:
     """Return the first step, from 1, from which on the loss is lost; None if it is not.
 
-    That is where it stops being finite, or rises above `FACTOR` times its start in magnitude and
-    never comes back.
+    That is where it stops being finite, or rises above `FACTOR` times the lowest level that it had
+    reached, and never comes back. A level is the median of `WINDOW` steps.
     """
-    start = [abs(v) for v in losses[:5] if math.isfinite(v)]
-    if not start:
-        return 1 if losses else None
-    limit = FACTOR * min(start[0], sum(start) / len(start))
-    lost = None
+    best, lost, limit = math.inf, None, math.inf
     for step, loss in enumerate(losses, 1):
-        if math.isfinite(loss) and abs(loss) <= limit:
+        recent = losses[max(0, step - 1 - WINDOW) : step - 1]
+        if lost is None and recent and all(map(math.isfinite, recent)):
+            best = min(best, abs(median(recent)))
+            limit = FACTOR * best
+        if math.isfinite(loss) and loss <= limit:
             lost = None
         elif lost is None:
             lost = step

@@ -27,11 +27,13 @@ FLAT, DIVERGED, BROKEN = outcome(1.0), outcome(9.0), outcome(None)
 class Scripted:
     """Trials whose results are known beforehand: shares of the loss, by what is changed."""
 
-    def __init__(self, base, learned=None, *, ratio=1e-3, optimizer=None):
+    def __init__(self, base, learned=None, *, ratio=1e-3, optimizer=None, frozen=False):
         self.base, self.learned, self.update_ratio = base, learned or {}, ratio
         self.done = []
-        given = optimizer or torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
-        self.job = SimpleNamespace(optimizer=given)
+        model = nn.Linear(4, 4)
+        model.weight.requires_grad_(not frozen)
+        given = optimizer or torch.optim.SGD(model.parameters(), lr=0.1)
+        self.job = SimpleNamespace(optimizer=given, model=model)
 
     def _try(self, kind, key, factor=1.0):
         share = self.learned.get(key, 0.0)
@@ -42,6 +44,9 @@ class Scripted:
 
     def learning_rate(self, factor):
         return self._try("lr", factor, factor)
+
+    def unfrozen(self):
+        return self._try("frozen", "frozen")
 
     def inputs(self):
         return self._try("inputs", "inputs")
@@ -164,6 +169,12 @@ def test_strong_decay_is_tried():
     found = cause(Scripted(FLAT, {"decay": 0.8}, optimizer=optimizer))
 
     assert (found.code, found.remedy.action) == ("TT417", "set_weight_decay")
+
+
+def test_frozen_parameters_are_tried():
+    found = cause(Scripted(FLAT, {"frozen": 0.8, 0.1: 0.9}, frozen=True))
+
+    assert (found.code, found.remedy.action) == ("TT433", "unfreeze")
 
 
 def test_labels_are_doubted_when_one_batch_can_be_learned_and_nothing_heals():

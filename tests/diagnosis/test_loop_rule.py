@@ -103,6 +103,28 @@ def gan(order):
     return make
 
 
+def minimax(env, make_model):
+    """One part minimises what the other maximises (Goodfellow et al. 2014, equation 1)."""
+    fake = make_model(nn.Linear(8, 8))
+    theirs = torch.optim.Adam(fake.parameters(), 1e-3)
+    env.optimizer = theirs
+    env.model, critic = fake, make_model()
+    optimizer = torch.optim.Adam(critic.parameters(), 1e-3)
+
+    def body(model, optimizer_of_model, loss_fn, x, y):
+        optimizer.zero_grad()
+        loss = loss_fn(critic(model(x).detach()), y)
+        loss.backward()
+        optimizer.step()
+        theirs.zero_grad()
+        loss = -loss_fn(critic(model(x)), y)
+        loss.backward()
+        theirs.step()
+        return loss
+
+    return body
+
+
 def gan_of_one_half(env, make_model):
     """The model that is trained is the discriminator; the generator trains beside it."""
     generator = make_model(nn.Linear(8, 8))
@@ -395,6 +417,7 @@ HEALTHY = {
     "GAN, D first": gan("D first"),
     "GAN, G first": gan("G first"),
     "GAN, D alone": gan_of_one_half,
+    "minimax": minimax,
     "two losses": two_losses_of_the_loss_function,
     "accumulation, divided": divided,
     "accumulation, counted": counted,

@@ -14,10 +14,12 @@ from trimtab.diagnosis._trials import (
     MAX_STEPS,
     Trial,
     Trials,
+    frozen_share,
     has_unusual_settings,
     reinitialise,
     scale_rates,
     standardiser,
+    unfreeze,
     usual_settings,
 )
 
@@ -222,6 +224,24 @@ def test_leaves_whole_numbers_alone():
     assert standardiser([("text", None)])("text") == "text"
 
 
+# Frozen parameters.
+
+
+def test_unfreezes_with_the_settings_of_the_first_group(make_model):
+    model = make_model(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)))
+    model[0].requires_grad_(False)
+    optimizer = torch.optim.SGD(model[1].parameters(), lr=0.3, momentum=0.5)
+    assert frozen_share(model) == 0.5
+
+    unfreeze(Job(model, optimizer, None))
+    unfreeze(Job(model, optimizer, None))  # nothing left to do
+
+    assert frozen_share(model) == 0.0
+    assert [len(g["params"]) for g in optimizer.param_groups] == [2, 2]
+    assert {(g["lr"], g["momentum"]) for g in optimizer.param_groups} == {(0.3, 0.5)}
+    assert frozen_share(nn.ReLU()) == 0.0
+
+
 # Trials.
 
 
@@ -308,10 +328,6 @@ def test_one_batch_is_learned_by_heart(trials):
     assert trial.kind == "batch"
     assert len(set(trial.outcome.losses)) > 90
     assert trial.learned > 0.5
-
-
-def test_clipping(trials):
-    assert trials().clipping().learned > 0.02
 
 
 def test_a_trial_takes_no_more_than_a_hundred_steps(trials):

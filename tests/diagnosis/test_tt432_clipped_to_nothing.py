@@ -56,6 +56,27 @@ def test_silent_on_thresholds_in_use(watch, threshold):
     assert list(ClippedToNothing().check(watch(clipped(clip_grad_norm_, threshold)))) == []
 
 
+@pytest.mark.parametrize("unscaled", [False, True])
+def test_a_loss_scale_is_another_fault(watch, unscaled):
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
+
+    def body(model, optimizer, loss_fn, x, y):
+        optimizer.zero_grad()
+        loss = loss_fn(model(x), y)
+        scaler.scale(loss).backward()
+        if unscaled:
+            scaler.unscale_(optimizer)
+        clip_grad_norm_(model.parameters(), 1.0)
+        scaler.step(optimizer)
+        scaler.update()
+        return loss
+
+    trace = watch(body)
+
+    assert any(e.kind == "clip" for e in trace.events)
+    assert list(ClippedToNothing().check(trace)) == []
+
+
 def test_silent_on_few_clippings(watch):
     trace = watch(clipped(clip_grad_norm_, 1e-5), calls=3)
 

@@ -50,7 +50,7 @@ def test_schedule_sets_first_and_peak(make_subject):
     assert found.lr == 0
     assert found.peak_lr == 2.0
     assert found.margin == pytest.approx(0.25, rel=1e-4)
-    assert found.warmup_steps == 80
+    assert found.warmup_steps == 0
 
 
 def test_moments_come_from_the_noise_of_the_batch(make_subject, classes):
@@ -63,11 +63,11 @@ def test_moments_come_from_the_noise_of_the_batch(make_subject, classes):
     assert 0.01 < found.largest_stable_lr < 10
 
 
-def test_warmup_is_suggested_above_the_limit_only():
+def test_warmup_is_suggested_for_adam_above_the_limit_only():
     params = [nn.Parameter(torch.ones(1))]
 
-    assert suggest_warmup(0.9, torch.optim.SGD(params, lr=0.1)) == 0
-    assert suggest_warmup(3.0, torch.optim.SGD(params, lr=0.1)) == 60
+    assert suggest_warmup(0.9, torch.optim.Adam(params)) == 0
+    assert suggest_warmup(3.0, torch.optim.SGD(params, lr=0.1)) == 0
     assert suggest_warmup(3.0, torch.optim.Adam(params, betas=(0.9, 0.99))) == 200
 
 

@@ -11,7 +11,7 @@ from torch import nn
 import trimtab
 from trimtab.engine import Trim
 from trimtab.findings import Finding, Rule
-from trimtab.rules import History, Judge, Setup, describe_setup
+from trimtab.rules import History, Judge, describe_setup
 from trimtab.signals import StepRecord
 
 Signals = Mapping[str, Mapping[str, Any]]
@@ -27,17 +27,13 @@ def _same_numbers_each_time():
         yield
 
 
-def setup_of(model: nn.Module, *, lr: float = 0.1, kind=torch.optim.SGD, **settings) -> Setup:
-    """Return the facts of a run of this model with one optimizer over all parameters."""
-    return describe_setup(model, [kind(model.parameters(), lr=lr, **settings)])
-
-
 @pytest.fixture
 def make_history() -> MakeHistory:
     """Build a history of `steps` steps with a record every `every` steps and at the first.
 
     A value of `values` is one number for all steps, or one for each; one of `parameters` and
-    `modules`, by signal and site, is one number for all records, or one for each.
+    `modules`, by signal and site, is one number for all records, or one for each. What is known of
+    the run is that an optimizer of this kind trains this model.
     """
 
     def make(
@@ -47,10 +43,13 @@ def make_history() -> MakeHistory:
         every: int = 10,
         parameters: Signals | None = None,
         modules: Signals | None = None,
-        setup: Setup | None = None,
+        model: nn.Module | None = None,
+        kind: type[torch.optim.Optimizer] = torch.optim.SGD,
         order: Sequence[str] = (),
     ) -> History:
-        history = History() if setup is None else History(setup)
+        history = History()
+        if model is not None:
+            history = History(describe_setup(model, [kind(model.parameters(), lr=0.1)]))
         history.order = list(order)
         recorded = [s for s in range(1, steps + 1) if s == 1 or s % every == 0]
         for step in range(1, steps + 1):
@@ -98,7 +97,9 @@ def train() -> Train:
         clear: bool = True,
     ) -> list[Finding]:
         judge = Judge(describe_setup(model, [optimizer]), rules=rules)
-        with trimtab.attach(model, optimizer, clip=clip, out=None, watch=watch) as trim:
+        with trimtab.attach(
+            model, optimizer, clip=clip, out=None, watch=watch, judge=False
+        ) as trim:
             follow(trim, judge)
             for step in range(steps):
                 if clear:
@@ -118,20 +119,3 @@ def follow(trim: Trim, judge: Judge) -> None:
         judge.see(record)
 
     trim.recorder.sinks.append(see)
-
-
-@pytest.fixture
-def _findings_of_trim(monkeypatch):
-    """Give what `attach` returns its findings, where it has none of its own yet."""
-    if hasattr(Trim, "findings"):
-        return
-    attach = trimtab.attach
-
-    def judged(model, optimizer, **settings):
-        trim = attach(model, optimizer, **settings)
-        trim.judge = Judge(describe_setup(model, [optimizer]))
-        follow(trim, trim.judge)
-        return trim
-
-    monkeypatch.setattr(trimtab, "attach", judged)
-    monkeypatch.setattr(Trim, "findings", property(lambda t: t.judge.findings), raising=False)

@@ -21,7 +21,6 @@ def flat(findings):
 
 
 @pytest.mark.parametrize("code", RULES)
-@pytest.mark.usefixtures("_findings_of_trim")
 def test_example_triggers_its_rule(code):
     namespace: dict[str, object] = {}
     began = time.perf_counter()

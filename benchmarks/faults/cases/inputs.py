@@ -94,7 +94,6 @@ def divided_labels(g: torch.Generator) -> Setup:
     part="tune",
     symptoms={Symptom.NAN},
     causes={"nonfinite-batch"},
-    ends_in="nan",
     twin="binary-adam",
 )
 def nan_feature(g: torch.Generator) -> Setup:
@@ -112,7 +111,6 @@ def nan_feature(g: torch.Generator) -> Setup:
     part="report",
     symptoms={Symptom.NAN, Symptom.DIVERGENCE},
     causes={"nonfinite-batch", "nonfinite-targets"},
-    ends_in="nan",
     twin="regression-waves",
 )
 def infinite_target(g: torch.Generator) -> Setup:
@@ -131,7 +129,6 @@ def infinite_target(g: torch.Generator) -> Setup:
     part="report",
     symptoms={Symptom.NAN},
     causes={"nonfinite-batch"},
-    ends_in="nan",
     twin="regression-waves",
 )
 def log_zero(g: torch.Generator) -> Setup:

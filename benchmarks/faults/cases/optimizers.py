@@ -198,7 +198,6 @@ def momentum_regression(g: torch.Generator) -> Setup:
     part="tune",
     symptoms={Symptom.DIVERGENCE, Symptom.EXPLODING_GRADIENT},
     causes={"weights-grow", "unbounded-loss", "learning-rate-too-high"},
-    ends_in="divergence",
     twin="critic-gradient-penalty",
 )
 def critic_mlp(g: torch.Generator) -> Setup:
@@ -217,7 +216,7 @@ def critic_mlp(g: torch.Generator) -> Setup:
     part="report",
     symptoms={Symptom.DIVERGENCE, Symptom.EXPLODING_GRADIENT},
     causes={"weights-grow", "unbounded-loss", "learning-rate-too-high"},
-    ends_in="divergence",
+    ends_in="nan",
     twin="critic-gradient-penalty",
 )
 def critic_cnn(g: torch.Generator) -> Setup:

@@ -246,7 +246,6 @@ def log_sigmoid(g: torch.Generator) -> Setup:
     part="tune",
     symptoms={Symptom.NAN},
     causes={"nonfinite"},
-    ends_in="nan",
     twin="contrastive",
 )
 def norm_at_zero(g: torch.Generator) -> Setup:
@@ -277,7 +276,6 @@ class Standardised(nn.Module):
     symptoms={Symptom.NAN},
     causes={"nonfinite", "nonfinite-batch"},
     site=r"^0$|^$",
-    ends_in="nan",
     twin="mlp-adam",
 )
 def zero_deviation(g: torch.Generator) -> Setup:

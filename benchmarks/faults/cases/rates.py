@@ -360,7 +360,6 @@ def jump_mlp(g: torch.Generator) -> Setup:
     part="report",
     symptoms=BLOWN | {Symptom.LOSS_SPIKE},
     causes=HIGH | {"learning-rate-jump"},
-    ends_in="divergence",
     twin="gpt-adamw",
 )
 def jump_transformer(g: torch.Generator) -> Setup:

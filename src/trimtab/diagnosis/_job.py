@@ -77,7 +77,6 @@ class Watched:
         job: That is run; its objects are changed.
         judge: Rules that see the signals; None measures nothing.
         traced: Whether the order of calls is looked at.
-        clip: Largest gradient norm; None leaves gradients alone.
     """
 
     def __init__(
@@ -86,9 +85,8 @@ class Watched:
         *,
         judge: Judge | None = None,
         traced: bool = False,
-        clip: float | None = None,
     ) -> None:
-        self.job, self.judge, self.clip = job, judge, clip
+        self.job, self.judge = job, judge
         self.log = Log(trace=Trace(job.model, job.optimizer) if traced else None)
         self._records: list[StepRecord] = []
         self._trim: Trim | None = None
@@ -130,16 +128,14 @@ class Watched:
         hooks.append(job.model.register_forward_hook(self._note_forward, with_kwargs=True))
         if isinstance(job.loss_fn, nn.Module):
             hooks.append(job.loss_fn.register_forward_hook(self._module_loss, with_kwargs=True))
-        if self.judge is None and self.clip is None:
+        if self.judge is None:
             return
         watch = Watch(parameters=every, modules=every, histograms=0, burst=0)
-        if self.judge is None:
-            watch = Watch(parameters=0, modules=0, histograms=0, burst=0)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", StabilityWarning)
             try:
                 self._trim = attach(
-                    job.model, job.optimizer, clip=self.clip, protect=False, watch=watch, out=None,
+                    job.model, job.optimizer, clip=None, protect=False, watch=watch, out=None,
                     max_skips=10**9,
                 )  # fmt: skip
             except ConfigError:  # an optimizer of other parameters: seen by the checks before
@@ -317,11 +313,17 @@ def _number(loss: Any) -> float | None:
 
 
 def _is_among(given: Any, own: Sequence[Tensor]) -> bool:
-    """Tell whether a tensor is one of these: reshaped or changed it is another."""
-    if not isinstance(given, Tensor):
+    """Tell whether something is one of these tensors, or all of them: reshaped it is another."""
+    parts = tensors_in(given)
+    if not isinstance(given, Tensor) and len(parts) != len(own):
         return False
-    same = [o.to(given.device) for o in own if o.shape == given.shape]
-    return any(o.data_ptr() == given.data_ptr() or bool((o == given).all()) for o in same)
+    return bool(parts) and all(any(_is_same(part, o) for o in own) for part in parts)
+
+
+def _is_same(given: Tensor, own: Tensor) -> bool:
+    if given.shape != own.shape:
+        return False
+    return given.data_ptr() == own.data_ptr() or bool((given == own.to(given.device)).all())
 
 
 def _is_part(given: Any, own: Sequence[Tensor]) -> bool:

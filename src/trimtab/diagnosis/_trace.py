@@ -24,7 +24,7 @@ Kind = Literal[
 """An attempt is a call of `GradScaler.step`, which leaves a step with an overflow out."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # two calls on one line are two events
 class Event:
     """One thing that a loop body did."""
 

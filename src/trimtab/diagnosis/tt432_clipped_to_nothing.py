@@ -1,12 +1,12 @@
 """TT432 clipped-to-nothing: the clipping threshold is far below any gradient."""
 
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from trimtab.diagnosis._loop_rule import LoopRule, example_of, of
-from trimtab.diagnosis._trace import Trace
+from trimtab.diagnosis._trace import Event, Trace
 from trimtab.findings import Evidence, Finding, Fix, Severity, Symptom, register
 
 
@@ -20,7 +20,8 @@ class ClippedToNothing(LoopRule):
 
     Measured: in the loop body's own calls: joint norm of the gradients before and after clipping.
 
-    Silent on: thresholds that are active at every step but shrink gradients less; runs that learn.
+    Silent on: thresholds that are active at every step but shrink gradients less; runs that learn;
+        gradients that still carry a loss scale (TT413).
 
     Fix: raise the threshold to about the median of the gradient norm, often 1.0.
 
@@ -48,7 +49,7 @@ class ClippedToNothing(LoopRule):
 
     def check(self, trace: Trace) -> Iterator[Finding]:
         """Yield one finding if gradients are clipped to next to nothing."""
-        clips = [e for e in of(trace.events, "clip") if e.facts["before"]]
+        clips = [e for e in _unscaled(trace) if e.facts["before"]]
         factors = [e.facts["after"] / e.facts["before"] for e in clips if e.facts["after"]]
         if len(factors) < self.min_clips or not statistics.median(factors) < self.max_coefficient:
             return
@@ -69,3 +70,16 @@ class ClippedToNothing(LoopRule):
             fix="raise the threshold to about the median gradient norm, such as 1.0",
             remedy=Fix(action="clip_gradients", args={"max_norm": norm}),
         )
+
+
+def _unscaled(trace: Trace) -> Sequence[Event]:
+    """Return the clippings of gradients that carry no loss scale."""
+    found, scaled = [], False
+    for event in of(trace.events, "scale", "unscale", "attempt", "step", "clip"):
+        if event.kind == "scale":
+            scaled = event.facts["scale"] != 1
+        elif event.kind != "clip":
+            scaled = False
+        elif not scaled:
+            found.append(event)
+    return found

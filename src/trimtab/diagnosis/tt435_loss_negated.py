@@ -1,10 +1,10 @@
 """TT435 loss-negated: the backward pass starts from minus the loss."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from trimtab.diagnosis._loop_rule import LoopRule, example_of, of
+from trimtab.diagnosis._loop_rule import LoopRule, example_of, of, windows
 from trimtab.diagnosis._trace import Event, Trace
 from trimtab.findings import Evidence, Finding, Fix, Symptom, register
 
@@ -20,7 +20,8 @@ class LossNegated(LoopRule):
     Measured: in the loop body's own calls: the value that `backward()` starts from against the loss
         function's.
 
-    Silent on: objectives that are maximised on purpose and computed by the loop itself.
+    Silent on: objectives that are maximised on purpose and computed by the loop itself; a loss that
+        one part of a step minimises and another maximises, as in a GAN.
 
     Fix: call `backward()` on the loss as it is.
 
@@ -44,7 +45,7 @@ class LossNegated(LoopRule):
 
     def check(self, trace: Trace) -> Iterator[Finding]:
         """Yield one finding if most backward passes start from minus the loss."""
-        passes = of(trace.events, "backward")
+        passes = [e for w in windows(trace) for e in self._of_one_sign(w, trace)]
         turned = [e for e in passes if self._is_turned(e, trace)]
         if len(turned) < 4 or 2 * len(turned) < len(passes):
             return
@@ -57,6 +58,11 @@ class LossNegated(LoopRule):
             fix="call loss.backward() without the minus sign",
             remedy=Fix(action="negate_loss"),
         )  # fmt: skip
+
+    def _of_one_sign(self, window: Sequence[Event], trace: Trace) -> Sequence[Event]:
+        passes = of(window, "backward")
+        signs = {self._is_turned(e, trace) for e in passes}
+        return passes if len(signs) == 1 else []
 
     def _is_turned(self, event: Event, trace: Trace) -> bool:
         before = trace.events[: trace.events.index(event)]

@@ -1,6 +1,7 @@
 """attach: clip, protect and watch any training loop from inside `optimizer.step()`."""
 
 import copy
+import warnings
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,9 +13,12 @@ from torch import Tensor, nn
 
 from trimtab.engine._optimizer_hooks import OptimizerHooks, refuse_attached
 from trimtab.engine._pitfalls import ClipWatch, refuse_foreign
+from trimtab.engine._ranks import num_ranks
 from trimtab.engine._run_info import describe_run, open_run
-from trimtab.errors import ConfigError, DivergedError, StateError
+from trimtab.errors import ConfigError, DivergedError, StabilityWarning, StateError
+from trimtab.findings import Finding, Rule, Selection, Severity
 from trimtab.optim import Clipper, as_clipper
+from trimtab.rules import Judge, describe_setup, note_finding
 from trimtab.signals import (
     NonfiniteSource,
     Recorder,
@@ -42,8 +46,9 @@ def attach(
     loggers: Sequence[Callable[[int, Mapping[str, float]], None]] = (),
     config: Mapping[str, Any] | None = None,
     max_skips: int = 50,
+    judge: bool | Selection = True,
 ) -> "Trim":
-    """Clip, protect, measure and record every step of a training loop that stays as it is.
+    """Clip, protect, measure, record and judge every step of a training loop that stays as it is.
 
     Works through hooks of the modules and of `optimizer.step()`, so a plain loop, Lightning, the
     Transformers Trainer and Accelerate need no other change. Gradient accumulation, `GradScaler`,
@@ -72,6 +77,9 @@ def attach(
             or any function of step and numbers.
         config: Settings of the run to keep beside it; what JSON can hold.
         max_skips: Steps left out in a row before `DivergedError` ends the run.
+        judge: Whether rules look at the measurements: what is wrong is in `findings`, in the run
+            folder, and said once as a `StabilityWarning`. A `Selection` says which rules, and with
+            which thresholds.
 
     Returns:
         What shows the measurements and takes all of it off again.
@@ -101,6 +109,7 @@ def attach(
         loggers=loggers,
         config=config,
         max_skips=max_skips,
+        rules=as_rules(judge),
         take_overflow=not _overflow_is_theirs(model, given),
     )
 
@@ -127,6 +136,7 @@ class Trim(Uncopied):
         loggers: Sequence[Callable[[int, Mapping[str, float]], None]],
         config: Mapping[str, Any] | None,
         max_skips: int,
+        rules: Sequence[Rule],
         take_overflow: bool,
     ) -> None:
         if isinstance(max_skips, bool) or not isinstance(max_skips, int) or max_skips < 1:
@@ -145,6 +155,11 @@ class Trim(Uncopied):
         # Sum and number, on the device: a list would make torch.compile count its length.
         wide = torch.float64 if self.recorder.at_once else torch.float32
         self._losses = torch.zeros(2, dtype=wide, device=self.recorder.device)
+        self.judge: Final = Judge(
+            describe_setup(model, optimizers, num_ranks=num_ranks(model)),
+            rules=rules,
+            listeners=[self._note_finding, _warn_of],
+        )
         self.recorder.sinks.append(self._take)
         self.recorder.on_nonfinite.append(self._note_source)
         self.recorder.last_forward.keeps = False  # until an optimizer needs it
@@ -202,6 +217,8 @@ class Trim(Uncopied):
             record.append_to(self._writer)
         if len(self._loggers):
             self._loggers(record.step, record.scalars())
+        self.judge.history.order = self.judge.history.order or self.recorder.order
+        self.judge.see(record)
         if not values["step.skipped"]:
             self._skips_in_a_row = 0
             self._clip_watch.see(values["gradient.clip_coefficient"], values["gradient.norm"])
@@ -217,8 +234,25 @@ class Trim(Uncopied):
                 "at the data and the loss first; then lower the learning rate or warm up longer."
             )
 
+    @property
+    def findings(self) -> list[Finding]:
+        """What is wrong so far: one finding for each cause, most causal first."""
+        self.recorder.sync()
+        return self.judge.findings
+
+    @property
+    def advice(self) -> list[Finding]:
+        """What is worth knowing so far, although it does no harm."""
+        self.recorder.sync()
+        return self.judge.advice
+
+    def _note_finding(self, finding: Finding) -> None:
+        if self._writer is not None:
+            note_finding(self._writer, finding)
+
     def _note_source(self, step: int, source: NonfiniteSource) -> None:
         """Write down where a value that is not finite came from."""
+        self.judge.see_source(step, source)
         if self._writer is not None:
             fields: dict[str, str | int] = {"site": source.site, "num_rows": source.num_rows}
             if source.row is not None:
@@ -304,6 +338,7 @@ class Trim(Uncopied):
         self.sync()
         state = {
             "recorder": self.recorder.state_dict(),
+            "judge": self.judge.state_dict(),
             "skipped_steps": self.skipped_steps,
             "skips_in_a_row": self._skips_in_a_row,
         }
@@ -325,12 +360,33 @@ class Trim(Uncopied):
                 f"{'one' if here else 'none'}. Attach with the clip= it was saved with."
             )
         self.recorder.load_state_dict(state["recorder"])
+        if "judge" in state:  # older ones have none
+            self.judge.load_state_dict(state["judge"])
         for clipper, memory in zip(self._clippers, state.get("clippers", ()), strict=False):
             if clipper is not None:
                 clipper.load_state_dict(memory)
         self.steps = self.recorder.step
         self.skipped_steps = state["skipped_steps"]
         self._skips_in_a_row = state["skips_in_a_row"]
+
+
+def as_rules(judge: bool | Selection) -> list[Rule]:  # noqa: FBT001 # what a user may pass
+    """Return the rules for what a user may pass.
+
+    Raises:
+        ConfigError: It is something else.
+    """
+    if isinstance(judge, bool):
+        return Selection().rules("run") if judge else []
+    if isinstance(judge, Selection):
+        return judge.rules("run")
+    raise ConfigError(f"judge must be True, False or a Selection, got {type(judge).__name__}.")
+
+
+def _warn_of(finding: Finding) -> None:
+    if finding.severity is not Severity.ADVICE:
+        fix = f" Fix: {finding.fix}." if finding.fix else ""
+        warnings.warn(f"{finding}.{fix}", StabilityWarning, stacklevel=2)
 
 
 class _LossTap(Uncopied):

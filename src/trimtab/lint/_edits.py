@@ -80,12 +80,6 @@ def delete_line(source: Source, stmt: ast.stmt) -> Edit | None:
     return (stmt.lineno, 1, stmt.end_lineno + 1, 1, "")
 
 
-def text_of_lines(source: Source, stmt: ast.stmt) -> str:
-    """Return the text of a statement, without its first line's indentation."""
-    lines = source.lines[stmt.lineno - 1 : stmt.end_lineno]
-    return "".join(lines).strip()
-
-
 def _indented(source: Source, stmt: ast.stmt, line: str) -> str:
     first = source.lines[stmt.lineno - 1]
     indent = first[: len(first) - len(first.lstrip())]

@@ -87,7 +87,7 @@ def _method(
 
 def _backward(source: "Source", node: ast.Call, func: ast.Attribute, context: Context) -> Event:
     subject, argument = func.value, node.args[0] if node.args else None
-    if func.attr in FRAMEWORK_BACKWARDS:
+    if func.attr in FRAMEWORK_BACKWARDS or (len(node.args) > 1 and not dotted(argument)):
         return Event("backward", node, context, loss=argument, via="framework")
     if argument is not None and not is_constant(argument, None):
         plain = LOSS_NAME.search(dotted(subject)) or not LOSS_NAME.search(ast.unparse(argument))
@@ -107,8 +107,11 @@ def _backward(source: "Source", node: ast.Call, func: ast.Attribute, context: Co
 
 def scaled_loss(source: "Source", subject: ast.expr) -> ast.Call | None:
     """Return the `scaler.scale(loss)` that is, or has made, what `backward` is called on."""
-    if isinstance(subject, ast.Call) and isinstance(subject.func, ast.Attribute):
-        return subject if subject.func.attr == "scale" else None
+    if isinstance(subject, ast.Call):
+        if isinstance(subject.func, ast.Attribute) and subject.func.attr == "scale":
+            return subject
+        inner = (scaled_loss(source, a) for a in subject.args)  # cast(Tensor, scaler.scale(loss))
+        return next((found for found in inner if found is not None), None)
     if isinstance(subject, ast.Name | ast.Attribute):
         for each in reaching(source, subject)[:1]:
             value = each.value if each.how == "assign" and each.index is None else None

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 STEP_WORDS: Final = re.compile(
     r"(?i)(^|_|\b)(total|num|n|max|train|training|t)_?(train|training|optimization)?_?"
-    r"(steps|iters|iterations)\b|steps_per_epoch|iters_per_epoch|batches_per_epoch|num_batches"
+    r"(steps|iters|iterations)\b|\w+_per_epoch|num_batches"
 )
 EPOCH_WORDS: Final = re.compile(r"(?i)epoch")
 WITH_WARMUP: Final = frozenset(n for n in SCHEDULERS if n.startswith("get_"))

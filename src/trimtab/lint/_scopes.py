@@ -3,6 +3,7 @@
 import ast
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Final, Literal
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -72,12 +73,12 @@ class Scope:
         """Of the function; empty for the module."""
         return getattr(self.node, "name", "")
 
-    @property
+    @cached_property
     def parameters(self) -> list[str]:
         """Names of all parameters, in order."""
         return [] if isinstance(self.node, ast.Module) else parameters(self.node)
 
-    @property
+    @cached_property
     def self_name(self) -> str:
         """What a method calls its instance; empty elsewhere."""
         static = any(

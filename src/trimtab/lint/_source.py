@@ -182,6 +182,14 @@ class Source:
             return root if known and not own else ""
         return ""
 
+    def is_expected_to_fail(self, line: int) -> bool:
+        """Tell whether a line is in a test's `with pytest.raises(...)` or the like."""
+        return any(
+            node.lineno <= line <= (node.end_lineno or 0)
+            and any("aises" in ast.unparse(i.context_expr) for i in node.items)
+            for node in self.all(ast.With)
+        )
+
     def column(self, line: int, offset: int) -> int:
         """Return the column, from 1, of a byte offset in a line."""
         text = self.lines[line - 1] if line <= len(self.lines) else ""

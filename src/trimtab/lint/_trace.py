@@ -130,14 +130,6 @@ def compatible(first: Event, second: Event) -> bool:
     return True
 
 
-def covers(first: Event, second: Event) -> bool:
-    """Tell whether the first happens whenever the second does, within their loop."""
-    said = {(b.condition, b.holds) for b in second.context.branches}
-    theirs = {(b.node, b.arm) for b in second.context.branches}
-    left = [b for b in first.context.branches if (b.node, b.arm) not in theirs]
-    return all((b.condition, b.holds) in said for b in left)
-
-
 def make_traces(source: "Source") -> list[Trace]:
     """Return a trace of the file and of each function that nothing in the file calls."""
     traces = [_Walker(source, source.module.node).walk()]

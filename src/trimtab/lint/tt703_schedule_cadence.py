@@ -15,14 +15,14 @@ from trimtab.lint._trace import Event, Trace
 @register
 @dataclass(frozen=True, kw_only=True)
 class ScheduleCadence(SourceRule):
-    """The schedule counts steps and is moved once an epoch, or counts epochs and is moved per step.
+    """The schedule counts steps and moves once an epoch, or counts epochs and moves every step.
 
     Why: a schedule of 10,000 steps that moves once an epoch stays in its warm-up for ever, so the
     learning rate never leaves its first values. A schedule of 30 epochs that moves at every batch
     is over within the first epoch, and what is left of the learning rate trains nothing.
-    Measured: what the schedule is built from (`len(loader)`, `total_steps`, `num_epochs`, milestones
-    such as 30, 60, 90) against the loop in which its `step()` stands: the one of the optimizer's
-    steps, or the one around it.
+    Measured: what the schedule is built from (`len(loader)`, `total_steps`, `num_epochs`,
+    milestones such as 30, 60, 90) against the loop in which its `step()` stands: the one of the
+    optimizer's steps, or the one around it.
     Silent on: calls under a condition, calls with the epoch as argument, and lengths whose meaning
     the source does not show.
     Fix: move `scheduler.step()` into the loop it is built for, or build it for the loop it is in.
@@ -102,7 +102,7 @@ for epoch in range(10):
             return self.at(
                 source,
                 event.node,
-                what=f"{name} is built for every optimizer step, and {call} is called once an epoch",
+                what=f"the schedule {name} is built for steps, and {call} is called once an epoch",
                 cause=(
                     "the learning rate covers only the first few values of its schedule, so it "
                     "stays in the warm-up or never decays"
@@ -112,7 +112,7 @@ for epoch in range(10):
         return self.at(
             source,
             event.node,
-            what=f"{name} is built for epochs, and {call} is called at every batch",
+            what=f"the schedule {name} is built for epochs, and {call} is called at every batch",
             cause=(
                 "the schedule is over within the first epoch or two: the learning rate decays to "
                 "almost nothing, or swings up and down, long before training is done"

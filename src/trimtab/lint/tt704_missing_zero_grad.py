@@ -82,7 +82,9 @@ for x, y in loader:
         clears = [e for e in cycle.trace.of("zero") if concerns(e, step, optimizers)]
         if any(e in cycle.events for e in clears) or self._unseen(source, cycle, step):
             return None
-        return self._finding(source, backwards[0], step, len(backwards) == 1, bool(clears))
+        return self._finding(
+            source, backwards[0], step, single=len(backwards) == 1, outside=bool(clears)
+        )
 
     def _owned(self, source: Source, cycle: Cycle) -> bool:
         """Tell whether a framework owns the step, and clears by itself."""
@@ -111,20 +113,16 @@ for x, y in loader:
         return False
 
     def _finding(
-        self, source: Source, backward: Event, step: Event, single: bool, outside: bool
+        self, source: Source, backward: Event, step: Event, *, single: bool, outside: bool
     ) -> Finding:
         name = step.key or "optimizer"
         where = (
-            "is called outside this loop, once for many steps"
-            if outside
-            else "is never called in this loop"
+            "is called outside of it, once for many steps" if outside else "is never called in it"
         )
-        if source.fragment:
-            where = "is never called in this step"
         return self.at(
             source,
             step.node,
-            what=f"{name}.step() is called at every pass, and {name}.zero_grad() {where}",
+            what=f"the loop calls {name}.step() at every pass, and {name}.zero_grad() {where}",
             cause=(
                 "backward() adds to the gradients that are there, so each step follows the sum of "
                 "all gradients so far, and the loss swings or diverges"

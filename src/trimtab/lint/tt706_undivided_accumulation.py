@@ -10,7 +10,7 @@ from trimtab.findings import Finding, Fix, Severity, Symptom, register
 from trimtab.lint._cycles import Cycle, cycles, is_wildcard
 from trimtab.lint._edits import edit_fix, replace_node
 from trimtab.lint._rule import SourceRule
-from trimtab.lint._scopes import dotted
+from trimtab.lint._scopes import Definition, dotted
 from trimtab.lint._source import Source, names_in
 from trimtab.lint._trace import Event, Trace, compatible
 
@@ -31,8 +31,8 @@ class UndividedAccumulation(SourceRule):
     divided before the step; Accelerate and DeepSpeed, which divide by themselves.
     Fix: `(loss / k).backward()`; where micro-batches differ in tokens or samples, divide the sum of
     their losses by the number of all of them.
-    Source: Hugging Face, "Fixing gradient accumulation", 2024; trimtab's Stepper divides by the true
-    number of samples.
+    Source: Hugging Face, "Fixing gradient accumulation", 2024; trimtab's Stepper divides by the
+    true number of samples.
     """
 
     code: ClassVar = "TT706"
@@ -82,7 +82,7 @@ for i, (x, y) in enumerate(loader):
                 if counts is not None and not self._cleared_each_time(cycle, step, event):
                     yield counts, event
             elif len(event.loops) == len(step.loops) + 1 and event.index < step.index:
-                number = _repetitions(event.loops[-1])
+                number = _repetitions(source, event.loops[-1])
                 inside = [e for e in cycle.of("zero") if event.loops[-1] in e.loops]
                 if number is not None and not [e for e in inside if not is_wildcard(e)]:
                     yield number, event
@@ -94,20 +94,15 @@ for i, (x, y) in enumerate(loader):
             if (branch.node, branch.arm) in mine or not isinstance(branch.node, ast.If):
                 continue
             test = branch.node.test
-            for part in [test, *ast.walk(test)]:
-                if isinstance(part, ast.BinOp) and isinstance(part.op, ast.Mod):
-                    return part.right
-                if isinstance(part, ast.Compare) and isinstance(
-                    part.ops[0], ast.Eq | ast.GtE | ast.Gt
-                ):
-                    right = part.comparators[0]
-                    if COUNTS.search(dotted(right)):
-                        return right
-            for name in names_in(test):  # is_last = (i + 1) % k == 0
-                for found in source.scope_of(test).find(name):
-                    for part in ast.walk(found.value) if found.value is not None else ():
-                        if isinstance(part, ast.BinOp) and isinstance(part.op, ast.Mod):
-                            return part.right
+            named = [  # is_last = (i + 1) % k == 0
+                found.value
+                for name in sorted(names_in(test))
+                for found in source.scope_of(test).find(name)
+                if found.value is not None
+            ]
+            for condition in [test, *named]:
+                if (number := _modulus(condition)) is not None:
+                    return number
         return None
 
     def _cleared_each_time(self, cycle: Cycle, step: Event, backward: Event) -> bool:
@@ -128,7 +123,7 @@ for i, (x, y) in enumerate(loader):
         number = dotted(count)
         if number and self._used_elsewhere(source, backward, number):
             return True
-        return any(_divides_gradients(source, e.node) for e in trace.of("call", "zero")) or (
+        return any(_divides_gradients(e.node) for e in trace.of("call", "zero")) or (
             _divides_anywhere(source)
         )
 
@@ -176,13 +171,27 @@ for i, (x, y) in enumerate(loader):
         return edit_fix(replace_node(source, backward.loss, text))
 
 
-def _repetitions(loop: ast.AST) -> ast.expr | None:
+def _repetitions(source: Source, loop: ast.AST) -> ast.expr | None:
     """Return k of `for _ in range(k)`, where its name says that it counts micro-batches."""
     if not isinstance(loop, ast.For) or not isinstance(loop.iter, ast.Call):
         return None
+    if any(source.called(n) in {"cat", "concat"} for n in ast.walk(loop)):
+        return None  # each pass computes the loss of the whole batch: contrastive learning
     call = loop.iter
     if dotted(call.func) == "range" and len(call.args) == 1 and COUNTS.search(dotted(call.args[0])):
         return call.args[0]
+    return None
+
+
+def _modulus(condition: ast.expr) -> ast.expr | None:
+    """Return k of `... % k == 0`, or of `count == accumulation_steps`."""
+    for part in ast.walk(condition):
+        if isinstance(part, ast.BinOp) and isinstance(part.op, ast.Mod):
+            return part.right
+        if isinstance(part, ast.Compare) and isinstance(part.ops[0], ast.Eq | ast.GtE | ast.Gt):
+            right = part.comparators[0]
+            if COUNTS.search(dotted(right)):
+                return right
     return None
 
 
@@ -191,35 +200,40 @@ def _is_scaled(source: Source, node: ast.expr, seen: set[ast.AST]) -> bool:
     if node in seen:
         return False
     seen.add(node)
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div | ast.Mult):
+        return True
+    return any(_is_scaled(source, part, seen) for part in _sources(source, node)) or any(
+        found.how == "augment" and isinstance(getattr(found.node, "op", None), ast.Div | ast.Mult)
+        for found in _definitions(source, node)
+    )
+
+
+def _sources(source: Source, node: ast.expr) -> list[ast.expr]:
+    """Return what a loss is taken from as it is; a division by `div()` counts as one by `/`."""
     if isinstance(node, ast.BinOp):
-        if isinstance(node.op, ast.Div | ast.Mult):
-            return True
-        return _is_scaled(source, node.left, seen) or _is_scaled(source, node.right, seen)
+        return [node.left, node.right]
     if isinstance(node, ast.IfExp):
-        return _is_scaled(source, node.body, seen) or _is_scaled(source, node.orelse, seen)
-    if isinstance(node, ast.Call):
-        if isinstance(node.func, ast.Attribute) and node.func.attr in {"div", "div_", "mul"}:
-            return True
-        if isinstance(node.func, ast.Attribute) and node.func.attr in {"scale", "mean", "sum"}:
-            inner = node.args[0] if node.args else node.func.value
-            return _is_scaled(source, inner, seen)
-        function = source.origins.function_called(node)
-        returned = source.origins.returned(function) if function else []
-        return any(_is_scaled(source, r, seen) for r in returned)
+        return [node.body, node.orelse]
     if isinstance(node, ast.Tuple):
-        return any(_is_scaled(source, e, seen) for e in node.elts)
+        return node.elts
+    if isinstance(node, ast.Call):
+        method = node.func.attr if isinstance(node.func, ast.Attribute) else ""
+        if isinstance(node.func, ast.Attribute) and method in {"div", "div_", "mul"}:
+            return [ast.BinOp(node.func.value, ast.Div(), node.func.value)]
+        if isinstance(node.func, ast.Attribute) and method in {"scale", "mean", "sum"}:
+            return [node.args[0] if node.args else node.func.value]
+        function = source.origins.function_called(node)
+        return source.origins.returned(function) if function else []
+    found = _definitions(source, node)
+    return [d.value for d in found if d.how != "augment" and d.value is not None]
+
+
+def _definitions(source: Source, node: ast.expr) -> list[Definition]:
     key = dotted(node)
-    for found in source.scope_of(node).find(key) if key else ():
-        if found.how == "augment":
-            op = getattr(found.node, "op", None)
-            if isinstance(op, ast.Div | ast.Mult):
-                return True
-        elif found.value is not None and _is_scaled(source, found.value, seen):
-            return True
-    return False
+    return source.scope_of(node).find(key) if key else []
 
 
-def _divides_gradients(source: Source, node: ast.AST) -> bool:
+def _divides_gradients(node: ast.AST) -> bool:
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
         text = dotted(node.func.value)
         return node.func.attr in {"div_", "mul_"} and text.endswith((".grad", ".grad.data"))
@@ -231,4 +245,4 @@ def _divides_anywhere(source: Source) -> bool:
     for node in source.all(ast.AugAssign):
         if isinstance(node.op, ast.Div | ast.Mult) and ".grad" in ast.unparse(node.target):
             return True
-    return any(_divides_gradients(source, call) for call in source.all(ast.Call))
+    return any(_divides_gradients(call) for call in source.all(ast.Call))

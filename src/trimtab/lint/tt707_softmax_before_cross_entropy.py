@@ -81,7 +81,8 @@ for x, y in loader:
         return self.at(
             source,
             loss.node,
-            what=f"{loss.name} is given the output of a softmax ({where}), and applies one itself",
+            what=f"the loss {loss.name} is given the output of a softmax ({where}), and applies "
+            "one itself",
             cause=(
                 "probabilities between 0 and 1 taken for logits make a nearly flat distribution: "
                 "the loss cannot come near zero, gradients are small and learning is slow"
@@ -96,7 +97,7 @@ for x, y in loader:
             source,
             loss.node,
             severity=Severity.ADVICE,
-            what=f"{loss.name} is given the output of a log_softmax, and applies one itself",
+            what=f"the loss {loss.name} is given the output of a log_softmax, and applies one",
             cause="the second one changes nothing and costs time and memory",
             fix=f"give {loss.name} the logits, or use NLLLoss",
             remedy=None if made is None else unwrap(source, made, loss.prediction),
@@ -106,7 +107,7 @@ for x, y in loader:
         return self.at(
             source,
             loss.node,
-            what=f"{loss.name} is given the output of a softmax, and wants log-probabilities",
+            what=f"the loss {loss.name} is given a softmax's output, and wants log-probabilities",
             cause=(
                 "it returns minus the probability in place of minus its logarithm, so the loss is "
                 "negative and wrong predictions are hardly punished"

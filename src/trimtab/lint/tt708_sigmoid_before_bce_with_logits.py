@@ -67,8 +67,8 @@ for x, y in loader:
             yield self.at(
                 source,
                 loss.node,
-                what=f"{loss.name} is given the output of a sigmoid ({where}), and applies one "
-                "itself",
+                what=f"the loss {loss.name} is given the output of a sigmoid ({where}), and "
+                "applies one itself",
                 cause=(
                     "after two sigmoids every prediction lies between 0.5 and 0.73, so no example "
                     "can be called negative and learning stalls"

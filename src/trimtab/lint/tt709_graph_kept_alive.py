@@ -89,9 +89,9 @@ for x, y in loader:
             if not into or value is None or into in gone or into in names:
                 continue
             for each in _bare(value):
-                if dotted(each) in names and self._is_graph(source, each):
-                    if self._outlives(source, into, loop, each):
-                        yield each
+                same = dotted(each) in names and self._is_graph(source, each)
+                if same and self._outlives(source, into, loop, each):
+                    yield each
 
     def _is_graph(self, source: Source, node: ast.expr) -> bool:
         """Tell whether a name still holds the loss itself, not a number taken from it."""
@@ -125,7 +125,7 @@ for x, y in loader:
         return self.at(
             source,
             node,
-            what=f"{name} is kept from step to step together with its graph",
+            what=f"the loss {name} is kept from step to step together with its graph",
             cause=(
                 "nothing that the step computed can be freed while the graph is referenced, so "
                 "memory grows with every batch"
@@ -146,9 +146,8 @@ def _accumulation(node: ast.AST) -> tuple[str, ast.expr | None]:
                 return key, value.right
             if dotted(value.right) == key:
                 return key, value.left
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-        if node.func.attr == "append" and len(node.args) == 1:
-            return dotted(node.func.value), node.args[0]
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and len(node.args) == 1:
+        return (dotted(node.func.value) if node.func.attr == "append" else ""), node.args[0]
     return "", None
 
 

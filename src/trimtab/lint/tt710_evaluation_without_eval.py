@@ -85,7 +85,7 @@ with torch.no_grad():
         return self.at(
             source,
             each.forward.node,
-            what=f"{name} is evaluated in training mode, without {name}.eval()",
+            what=f"the network {name} is evaluated in training mode, without {name}.eval()",
             cause=(
                 "dropout still drops units, and BatchNorm normalises by the batch and learns from "
                 "held-out data, so the scores are not those of the trained network"

@@ -1,9 +1,10 @@
 """Evaluation that builds a graph nobody goes back through."""
 
 import ast
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from trimtab.findings import Finding, Severity, Symptom, register
 from trimtab.lint._evaluation import (
@@ -15,6 +16,9 @@ from trimtab.lint._evaluation import (
 )
 from trimtab.lint._rule import SourceRule
 from trimtab.lint._source import Source
+
+MAY_BE_OFF: Final = re.compile(r"(?i)eval|grad|inference|infer")
+"""Contexts and decorators that may turn gradients off."""
 
 
 @register
@@ -60,12 +64,20 @@ with torch.no_grad():
             return
         seen: set[ast.AST] = set()
         for each in evaluations(source):
-            if each.loop is None or each.loop in seen or without_gradients(each.forward):
+            if each.loop is None or each.loop in seen or self._may_be_off(each):
                 continue
             known = caller_is_known(source, each)
             if known or (in_evaluation_function(source, each.forward) and self._sets_eval(each)):
                 seen.add(each.loop)
                 yield self._finding(source, each)
+
+    def _may_be_off(self, each: Evaluation) -> bool:
+        """Tell whether gradients are off, or something is around that might turn them off."""
+        call = each.forward.node
+        if getattr(getattr(call, "func", None), "attr", "") == "generate":
+            return True  # it turns gradients off by itself
+        around = (ast.unparse(w) for w in each.forward.context.withs)
+        return without_gradients(each.forward) or any(MAY_BE_OFF.search(w) for w in around)
 
     def _sets_eval(self, each: Evaluation) -> bool:
         return any(e.detail == "eval" for e in each.trace.of("mode"))
@@ -75,7 +87,7 @@ with torch.no_grad():
         return self.at(
             source,
             each.loop or each.forward.node,
-            what=f"{name} is evaluated outside torch.no_grad()",
+            what=f"the network {name} is evaluated outside torch.no_grad()",
             cause=(
                 "each batch keeps its activations for a backward() that never comes, which takes "
                 "as much memory as training"

@@ -9,7 +9,7 @@ from trimtab.findings import Finding, Severity, Symptom, register
 from trimtab.lint._names import LAYERS
 from trimtab.lint._optimizers import Built, built, is_rebuilt, later_statements
 from trimtab.lint._rule import SourceRule
-from trimtab.lint._scopes import dotted
+from trimtab.lint._scopes import dotted, position
 from trimtab.lint._source import Source
 
 ADDING_METHODS: Final = frozenset(
@@ -64,8 +64,23 @@ optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
         for one in built(source):
             for statement in later_statements(source, one.call):
                 change = self._change(source, one, statement)
-                if change and not is_rebuilt(source, one, statement):
+                if change and self._still_used(source, one, statement):
                     yield self._finding(source, one, statement, change)
+
+    def _still_used(self, source: Source, one: Built, statement: ast.stmt) -> bool:
+        """Tell whether the optimizer is the one in use after a change."""
+        if is_rebuilt(source, one, statement):
+            return False
+        maker = source.statement(one.call)
+        name = dotted(maker.targets[0]) if isinstance(maker, ast.Assign) else ""
+        scope = source.scope_of(one.call)
+        if not name or "." in name or scope is source.module:
+            return True
+        return any(
+            n.id == name and position(n) > position(statement)
+            for n in source.all(ast.Name)
+            if scope in source.scope_of(n).chain()
+        )
 
     def _change(self, source: Source, one: Built, statement: ast.stmt) -> str:
         """Return what a statement changes of the model, in words; empty for nothing."""
@@ -81,9 +96,9 @@ optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
                     return f"{key} becomes another model"
         func = value.func
         inner = func.value if isinstance(func, ast.Attribute) else None
-        if isinstance(func, ast.Attribute) and dotted(inner) == one.key:
-            if func.attr in ADDING_METHODS:
-                return f"{one.key}.{func.attr}() adds parameters"
+        adds = isinstance(func, ast.Attribute) and func.attr in ADDING_METHODS
+        if isinstance(func, ast.Attribute) and adds and dotted(inner) == one.key:
+            return f"{one.key}.{func.attr}() adds parameters"
         if source.called(value) in PARAMETRISING and value.args:
             argument = dotted(value.args[0])
             if argument == one.key or argument.startswith(f"{one.key}."):

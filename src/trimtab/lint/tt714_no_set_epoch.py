@@ -18,8 +18,8 @@ from trimtab.lint._source import Source, is_constant, keyword
 class NoSetEpoch(SourceRule):
     """The distributed sampler is never told the epoch, so every epoch has the same order.
 
-    Why: `DistributedSampler` shuffles with a seed of its own plus the epoch. Without `set_epoch` the
-    order of samples, and which of them meet in a batch, is the same in every epoch.
+    Why: `DistributedSampler` shuffles with a seed of its own plus the epoch. Without `set_epoch`
+    the order of samples, and which of them meet in a batch, is the same in every epoch.
     Measured: a `DistributedSampler` that shuffles, an epoch loop in the same file, and no call of
     `set_epoch` anywhere in it.
     Silent on: samplers with `shuffle=False`, and Lightning, Accelerate and the Trainer, which call

@@ -27,7 +27,7 @@ class UnsynchronisedBatchNorm(SourceRule):
     the file has no SyncBatchNorm. A warning where the batch size is written out and small, advice
     elsewhere.
     Silent on: networks of which the source does not show the layers.
-    Fix: `model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)` before wrapping, or GroupNorm.
+    Fix: `torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)` before wrapping, or GroupNorm.
     Source: Wu & He 2018, arXiv:1803.08494, figure 1 (error against batch size);
     torch.nn.SyncBatchNorm.
     """
@@ -70,13 +70,14 @@ model = DDP(nn.SyncBatchNorm.convert_sync_batchnorm(model))
                 yield self._finding(source, call, self._batch_size(source))
 
     def _batch_size(self, source: Source) -> int | None:
-        sizes = []
-        for call in source.all(ast.Call):
-            if source.called(call) == "DataLoader":
-                for origin in source.origins.of(keyword(call, "batch_size", 1)):
-                    if isinstance(origin, ast.Constant) and isinstance(origin.value, int):
-                        sizes.append(origin.value)
-        return min(sizes) if sizes else None
+        sizes = [
+            origin.value
+            for call in source.all(ast.Call)
+            if source.called(call) == "DataLoader"
+            for origin in source.origins.of(keyword(call, "batch_size", 1))
+            if isinstance(origin, ast.Constant) and isinstance(origin.value, int)
+        ]
+        return min(sizes, default=None)
 
     def _finding(self, source: Source, call: ast.Call, size: int | None) -> Finding:
         small = size is not None and size <= self.small_batch

@@ -24,10 +24,10 @@ class DecayOnAllParameters(SourceRule):
     Why: decay is to keep weight matrices small. A norm's weight is healthy near one, and a bias
     where the data puts it; pulled towards zero they shrink the signal of every layer, for nothing.
     Measured: AdamW or a relative of it is given `model.parameters()` as one group, with a weight
-    decay above AdamW's own 0.01, for a model that the source shows to have norm layers (a warning) or
-    biases only (advice).
-    Silent on: SGD, whose standard recipe decays everything by 1e-4 or 5e-4; decay up to 0.01; models
-    that the source does not show.
+    decay above AdamW's own 0.01, for a model that the source shows to have norm layers (a warning)
+    or biases only (advice).
+    Silent on: SGD, whose standard recipe decays everything by 1e-4 or 5e-4; decay up to 0.01;
+    models that the source does not show.
     Fix: build the optimizer from `trimtab.optim.param_groups(model, weight_decay)`.
     Source: He et al. 2019, arXiv:1812.01187, section 3.1 ("no bias decay"); Loshchilov & Hutter
     2019, arXiv:1711.05101.

@@ -9,9 +9,10 @@ from trimtab.findings import Finding, Severity, Symptom, register
 from trimtab.lint._names import OTHER_NETWORK_NAME
 from trimtab.lint._rule import SourceRule
 from trimtab.lint._scopes import LOOPS, dotted, position
-from trimtab.lint._source import Source
+from trimtab.lint._source import Source, last_name
 
-KEEP: Final = frozenset({"requires_grad_", "is_", "type_", "retain_", "share_memory_"})
+KEEP: Final = frozenset({"requires_grad_", "resize_", "share_memory_"})
+"""Methods that change no value."""
 
 
 @register
@@ -22,8 +23,8 @@ class DataWrite(SourceRule):
     Why: autograd counts every change in place, to refuse a backward pass through values that are
     not there any more. A write to `.data` is not counted: between forward and backward it gives
     wrong gradients without an error.
-    Measured: an assignment to `x.data`, or a method that works in place on it, within `forward()` or
-    between a forward pass and its `backward()` (a warning), or elsewhere in a training loop
+    Measured: an assignment to `x.data`, or a method that works in place on it, within `forward()`
+    or between a forward pass and its `backward()` (a warning), or elsewhere in a training loop
     (advice).
     Silent on: initialisation before training, gradients (`p.grad.data`), and networks that follow
     another one (EMA, target networks).
@@ -64,7 +65,9 @@ for x, y in loader:
         loops = self._training_loops(source)
         for node, target in self._writes(source):
             key = dotted(target.value)
-            if key.endswith(".grad") or OTHER_NETWORK_NAME.search(ast.unparse(target)):
+            if not key or key.endswith(".grad") or OTHER_NETWORK_NAME.search(ast.unparse(target)):
+                continue
+            if f'register_buffer("{last_name(key)}"' in source.text:
                 continue
             function = source.function(node)
             owner = source.scope_of(node).owner
@@ -93,13 +96,15 @@ for x, y in loader:
 
     def _writes(self, source: Source) -> Iterator[tuple[ast.AST, ast.Attribute]]:
         """Yield each write with the `x.data` that it changes."""
-        for assign in source.all(ast.Assign, ast.AugAssign):
-            targets = assign.targets if isinstance(assign, ast.Assign) else [assign.target]
+        assigns: list[ast.Assign | ast.AugAssign]
+        assigns = [*source.all(ast.Assign), *source.all(ast.AugAssign)]
+        for assign in assigns:
+            targets = [assign.target] if isinstance(assign, ast.AugAssign) else assign.targets
             for target in targets:
                 inner = target.value if isinstance(target, ast.Subscript) else target
-                if isinstance(inner, ast.Attribute) and inner.attr == "data":
-                    if dotted(inner.value) != "self":
-                        yield assign, inner
+                is_data = isinstance(inner, ast.Attribute) and inner.attr == "data"
+                if isinstance(inner, ast.Attribute) and is_data and dotted(inner.value) != "self":
+                    yield assign, inner
         for call in source.all(ast.Call):
             func = call.func
             if not isinstance(func, ast.Attribute) or not func.attr.endswith("_"):
@@ -118,9 +123,9 @@ for x, y in loader:
             before = [e for e in same if position(e.node) < here]
             after = [e for e in same if position(e.node) > here and e.kind in {"backward", "step"}]
             relevant = [e for e in before if e.kind in {"forward", "backward", "step"}]
-            if after and after[0].kind == "backward" and relevant:
-                if relevant[-1].kind == "forward":
-                    return True
+            last = relevant[-1].kind if relevant else ""
+            if after and after[0].kind == "backward" and last == "forward":
+                return True
         return False
 
     def _harmful(self, source: Source, node: ast.AST, target: ast.expr, where: str) -> Finding:
@@ -141,7 +146,7 @@ for x, y in loader:
             source,
             node,
             severity=Severity.ADVICE,
-            what=f"{ast.unparse(target)} is written to in the training loop",
+            what=f"a write to {ast.unparse(target)} stands in the training loop",
             cause="autograd does not see changes of .data, so it cannot refuse a wrong backward()",
             fix=f"change {ast.unparse(target.value)} within `with torch.no_grad():`",
         )

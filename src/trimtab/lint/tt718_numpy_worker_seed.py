@@ -24,8 +24,8 @@ class NumpyWorkerSeed(SourceRule):
     copied with it, so all workers draw the same numbers, and begin anew in every epoch:
     augmentation repeats itself. NumPy's global state had the same fault until PyTorch 1.9, which
     seeds it in each worker.
-    Measured: `__getitem__` of a dataset draws from a NumPy or Python generator made in `__init__` (a
-    warning), or from `np.random` (advice), a DataLoader of the file has workers, and the file
+    Measured: `__getitem__` of a dataset draws from a NumPy or Python generator made in `__init__`
+    (a warning), or from `np.random` (advice), a DataLoader of the file has workers, and the file
     has no `worker_init_fn`.
     Silent on: random numbers from torch, which are seeded by worker and epoch.
     Fix: draw from torch, or seed the generator in a `worker_init_fn` from `torch.initial_seed()`.
@@ -147,7 +147,8 @@ loader = DataLoader(Noisy(data), batch_size=32, num_workers=4)
         if not isinstance(func, ast.Attribute) or not dotted(func.value).startswith("self."):
             return None
         for origin in source.origins.of(func.value):
-            if isinstance(origin, ast.Call) and source.called(origin) in MAKERS:
-                if source.qualname(origin.func).startswith(("numpy.", "random.")):
-                    return origin
+            if not isinstance(origin, ast.Call) or source.called(origin) not in MAKERS:
+                continue
+            if source.qualname(origin.func).startswith(("numpy.", "random.")):
+                return origin
         return None

@@ -118,26 +118,15 @@ class Net(nn.Module):
 
     def _layer_in(self, source: Source, value: ast.expr) -> str:
         """Return the name of a layer that is made inside a list, dict or comprehension."""
-        elements: list[ast.expr | None]
-        if isinstance(value, ast.List | ast.Tuple):
-            elements = [*value.elts]
-        elif isinstance(value, ast.Dict):
-            elements = [*value.values]
-        elif isinstance(value, ast.ListComp | ast.GeneratorExp):
-            elements = [value.elt]
-        elif isinstance(value, ast.DictComp):
-            elements = [value.value]
-        elif isinstance(value, ast.BinOp) and isinstance(value.op, ast.Add | ast.Mult):
+        if isinstance(value, ast.BinOp) and isinstance(value.op, ast.Add | ast.Mult):
             return self._layer_in(source, value.left) or self._layer_in(source, value.right)
-        elif isinstance(value, ast.Call) and value.args:
-            return self._layer_in(source, value.args[0])
-        else:
-            return ""
-        for element in elements:
-            if isinstance(element, ast.Tuple | ast.List):
-                inner = self._layer_in(source, element)
-                if inner:
-                    return inner
+        if isinstance(value, ast.Call):
+            return self._layer_in(source, value.args[0]) if value.args else ""
+        for element in _elements(value):
+            if isinstance(element, ast.Tuple | ast.List) and (
+                inner := self._layer_in(source, element)
+            ):
+                return inner
             if isinstance(element, ast.Call) and (name := self._layer(source, element)):
                 return name
         return ""
@@ -159,21 +148,11 @@ class Net(nn.Module):
         """Return the name of a layer that is appended to an empty list, or put into a dict."""
         if not (isinstance(value, ast.List | ast.Dict | ast.Call) and not _filled(value)):
             return ""
-        for node in ast.walk(info.node):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-                adds = node.func.attr in {"append", "extend", "insert"}
-                if adds and dotted(node.func.value) == f"self.{name}" and node.args:
-                    given = node.args[-1]
-                    for origin in [given, *source.origins.of(given)]:
-                        if isinstance(origin, ast.Call) and (found := self._layer(source, origin)):
-                            return found
-                        if found := self._layer_in(source, origin):
-                            return found
-            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):
-                for target in node.targets:
-                    if isinstance(target, ast.Subscript) and dotted(target.value) == f"self.{name}":
-                        if found := self._layer(source, node.value):
-                            return found
+        for given in _put_into(info.node, f"self.{name}"):
+            for origin in [given, *source.origins.of(given)]:
+                found = self._layer(source, origin) if isinstance(origin, ast.Call) else ""
+                if found := found or self._layer_in(source, origin):
+                    return found
         return ""
 
     def _hidden(self, source: Source, name: str, value: ast.expr, layer: str, kind: str) -> Finding:
@@ -183,7 +162,7 @@ class Net(nn.Module):
         return self.at(
             source,
             value,
-            what=f"self.{name} is a plain {kind} of {layer}, which the module does not know of",
+            what=f"the plain {kind} self.{name} holds {layer}, unknown to the module",
             cause=(
                 "its parameters are not in parameters(): the optimizer never updates them, "
                 ".to(device) leaves them behind, and state_dict() does not save them"
@@ -212,13 +191,37 @@ class Net(nn.Module):
         return self.at(
             source,
             value,
-            what=f"self.{name} is a tensor with requires_grad=True, and no nn.Parameter",
+            what=f"the attribute self.{name} is a tensor with requires_grad, and no nn.Parameter",
             cause=(
                 "it is not in parameters(): the optimizer never updates it, .to(device) leaves it "
                 "behind, and state_dict() does not save it"
             ),
             fix=f"make self.{name} an nn.Parameter",
         )
+
+
+def _elements(value: ast.expr) -> list[ast.expr]:
+    """Return what a list, a dict or a comprehension is made of."""
+    if isinstance(value, ast.List | ast.Tuple):
+        return value.elts
+    if isinstance(value, ast.Dict):
+        return value.values
+    if isinstance(value, ast.ListComp | ast.GeneratorExp):
+        return [value.elt]
+    return [value.value] if isinstance(value, ast.DictComp) else []
+
+
+def _put_into(node: ast.AST, key: str) -> Iterator[ast.expr]:
+    """Yield what is appended to a list, or put into a dict, anywhere in a class."""
+    for part in ast.walk(node):
+        if isinstance(part, ast.Call) and isinstance(part.func, ast.Attribute):
+            adds = part.func.attr in {"append", "extend", "insert"}
+            if adds and dotted(part.func.value) == key and part.args:
+                yield part.args[-1]
+        elif isinstance(part, ast.Assign):
+            for target in part.targets:
+                if isinstance(target, ast.Subscript) and dotted(target.value) == key:
+                    yield part.value
 
 
 def _target(found: Definition) -> ast.expr | None:

@@ -109,9 +109,9 @@ for x, y in loader:
     def _finding(self, source: Source, event: Event, first: Event | None) -> Finding:
         name = dotted(event.loss)
         what = (
-            f"backward() of {name} is called a second time, after line {first.node.lineno}"
+            f"the loss {name} goes backward a second time, after line {first.node.lineno}"
             if first is not None
-            else f"backward() is called in a loop on {name}, which is computed before the loop"
+            else f"the loss {name} goes backward at every pass of a loop, and is computed before it"
         )
         return self.at(
             source,

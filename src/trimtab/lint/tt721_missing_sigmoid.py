@@ -65,7 +65,7 @@ for x, y in loader:
                 yield self.at(
                     source,
                     loss.node,
-                    what=f"{loss.name} is given logits, and wants probabilities between 0 and 1",
+                    what=f"the loss {loss.name} is given logits, and wants probabilities in 0 to 1",
                     cause=(
                         "it takes the logarithm of the prediction: outside 0 to 1 that is an error "
                         "or NaN, and inside it is the loss of something else"

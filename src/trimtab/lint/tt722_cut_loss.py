@@ -94,12 +94,12 @@ for x, y in loader:
         return self.at(
             source,
             cut,
-            what=f"the loss that goes backward is cut off from the network by {_words(source, cut)}",
+            what=f"the loss that goes backward is cut off from the network: {_words(source, cut)}",
             cause=(
                 "what it returns has no history, so backward() reaches no parameter and the "
                 "network never changes"
             ),
-            fix="compute the loss from the network's own output, and detach copies for logging only",
+            fix="compute the loss from the network's own output, and detach only what is logged",
         )
 
 

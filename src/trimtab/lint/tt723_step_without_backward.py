@@ -74,47 +74,48 @@ for x, y in loader:
                     continue
                 if not step.via and (call.args or call.keywords):
                     continue  # a closure
-                if not cycle.of("backward"):
-                    if self._is_certain(source, cycle, step):
-                        yield self._missing(source, step)
-                else:
+                if cycle.of("backward"):
                     yield from self._too_late(source, cycle, step)
+                elif self._is_certain(source, cycle, step):
+                    yield self._missing(source, step)
 
     def _is_certain(self, source: Source, cycle: Cycle, step: Event) -> bool:
         """Tell whether a loss is computed in the loop, and nothing hidden can send it backward."""
-        if source.mentions("autograd.grad", ".grad =", ".backward(", "backward_", "Accelerator"):
-            if source.mentions("autograd.grad", ".grad ="):
-                return False
+        if source.mentions("autograd.grad", ".grad ="):
+            return False
+        losses = self._losses(source, cycle, step)
+        return bool(losses) and not any(
+            self._may_go_backward(source, event, losses | {step.key}) for event in cycle.of("call")
+        )
+
+    def _losses(self, source: Source, cycle: Cycle, step: Event) -> set[str]:
+        """Return the names of the losses that are computed before the step."""
         losses: set[str] = set()
         for event in cycle.of("call", "forward"):
             call = event.node
-            if not isinstance(call, ast.Call) or source.function(call) is not source.function(
-                step.node
-            ):
+            if not isinstance(call, ast.Call) or call.lineno > step.node.lineno:
                 continue
-            known = loss_names(source, call) or LOSS_FUNCTION_NAME.search(
-                last_name(dotted(call.func))
-            )
+            name = last_name(dotted(call.func))
+            known = loss_names(source, call) or LOSS_FUNCTION_NAME.search(name)
             statement = source.statement(call)
-            if known and isinstance(statement, ast.Assign) and call.lineno < step.node.lineno:
+            same = source.function(call) is source.function(step.node)
+            if known and same and isinstance(statement, ast.Assign):
                 losses |= {dotted(t) for t in statement.targets} - {""}
-        if not losses:
+        return losses
+
+    def _may_go_backward(self, source: Source, event: Event, names: set[str]) -> bool:
+        """Tell whether a call that the file does not show gets a loss or the optimizer."""
+        call = event.node
+        if not isinstance(call, ast.Call):
             return False
-        for event in cycle.of("call"):
-            call = event.node
-            if not isinstance(call, ast.Call):
-                continue
-            name = last_name(dotted(call.func)) or getattr(call.func, "attr", "")
-            given = [*call.args, *(k.value for k in call.keywords)]
-            read = {n for g in given for n in names_in(g)}
-            if isinstance(call.func, ast.Attribute):
-                read |= names_in(call.func.value)
-            if name in READING or loss_names(source, call):
-                continue
-            if read & losses or step.key in read or "backward" in name or LOSS_NAME.search(name):
-                if not LOSS_FUNCTION_NAME.search(name):
-                    return False
-        return True
+        name = last_name(dotted(call.func)) or getattr(call.func, "attr", "")
+        if name in READING or loss_names(source, call) or LOSS_FUNCTION_NAME.search(name):
+            return False
+        given = [*call.args, *(k.value for k in call.keywords)]
+        if isinstance(call.func, ast.Attribute):
+            given.append(call.func.value)
+        read = {n for g in given for n in names_in(g)}
+        return bool(read & names or "backward" in name or LOSS_NAME.search(name))
 
     def _missing(self, source: Source, step: Event) -> Finding:
         name = step.key or "optimizer"

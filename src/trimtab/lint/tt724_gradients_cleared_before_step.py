@@ -79,11 +79,11 @@ for x, y in loader:
 
     def _finding(self, source: Source, clear: Event, step: Event, backward: Event) -> Finding:
         name = step.key or "optimizer"
-        cleared = f"{clear.key}.zero_grad()" if clear.key else "the clearing of .grad"
+        cleared = f"{clear.key}.zero_grad()" if clear.key else "hand"
         return self.at(
             source,
             clear.node,
-            what=f"{cleared} stands between backward() and {name}.step()",
+            what=f"the gradients are cleared, by {cleared}, between backward() and {name}.step()",
             cause=(
                 "the gradients that backward() has just computed are thrown away, so the step "
                 "changes nothing"

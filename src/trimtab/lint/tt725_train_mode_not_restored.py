@@ -69,10 +69,10 @@ for epoch in range(10):
         seen: set[ast.AST] = set()
         for trace in source.traces:
             for event in trace.of("mode"):
-                if event.detail == "eval" and event.node not in seen:
-                    if self._stays(source, trace, event):
-                        seen.add(event.node)
-                        yield self._finding(source, event)
+                is_new = event.detail == "eval" and event.node not in seen
+                if is_new and self._stays(source, trace, event):
+                    seen.add(event.node)
+                    yield self._finding(source, event)
 
     def _stays(self, source: Source, trace: Trace, event: Event) -> bool:
         if event.subject is None or not event.key:

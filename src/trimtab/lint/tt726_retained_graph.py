@@ -58,7 +58,7 @@ for x, y in loader:
             return
         for cycle in cycles(source):
             backwards = [e for e in cycle.of("backward") if e.via != "framework"]
-            if any(self._names_it(e) for e in cycle.of("call")):
+            if any(self._names_it(e) for e in cycle.of("call")) or not cycle.of("forward"):
                 continue
             for event in backwards:
                 later = [e for e in backwards if e.index > event.index and compatible(e, event)]
@@ -80,7 +80,7 @@ for x, y in loader:
         return self.at(
             source,
             event.node,
-            what="the last backward() of each step has retain_graph=True, and nothing goes back again",
+            what="each step ends with backward(retain_graph=True), and nothing goes back again",
             cause=(
                 "the graph of each step stays in memory; if it is there to silence an error, a "
                 "state that is carried on links all steps, and each one gets slower"

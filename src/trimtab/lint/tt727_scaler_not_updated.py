@@ -56,15 +56,13 @@ for x, y in loader:
         """Yield one finding for each loop that never updates its scaler."""
         for cycle in cycles(source):
             steps = cycle.of("step", via="scaler")
-            if not steps or cycle.trace.of("update"):
-                continue
             scaled = [e for e in cycle.of("backward") if e.via == "scaler" and e.subject]
-            if not scaled or source.mentions(".update(", "scaler)", "scaler,", "scaler="):
-                if not scaled or any(self._takes(e, scaled[0]) for e in cycle.of("call")):
-                    continue
-                if source.mentions(f"{scaled[0].key}.update("):
-                    continue
-            yield self._finding(source, steps[-1], scaled[0])
+            if not steps or not scaled or cycle.trace.of("update"):
+                continue
+            if source.mentions(f"{scaled[0].key}.update("):
+                continue
+            if not any(self._takes(e, scaled[0]) for e in cycle.of("call")):
+                yield self._finding(source, steps[-1], scaled[0])
 
     def _takes(self, event: Event, scaled: Event) -> bool:
         """Tell whether a call is given the scaler."""

@@ -65,7 +65,7 @@ for x, y in loader:
                 yield self.at(
                     source,
                     loss.node,
-                    what=f"{loss.name} is given logits, and wants log-probabilities",
+                    what=f"the loss {loss.name} is given logits, and wants log-probabilities",
                     cause=(
                         "without log_softmax the loss has no lower end: the logits grow for ever "
                         "and the loss runs to minus infinity"

@@ -95,7 +95,7 @@ for x, y in loader:
         return self.at(
             source,
             call,
-            what=f"{name} is given the target first, {ast.unparse(first)}, and then the prediction",
+            what=f"the loss {name} is given the target {ast.unparse(first)} before the prediction",
             cause="PyTorch's losses take the prediction first, so the target is taken for it",
             fix=f"swap them: ({ast.unparse(second)}, {ast.unparse(first)})",
             remedy=self._remedy(source, first, second),

@@ -65,7 +65,7 @@ for x, y in loader:
             yield self.at(
                 source,
                 call,
-                what=f"{name} is built with {given}, and is not called",
+                what=f"the loss {name} is built with {given}, and is not called",
                 cause=(
                     "the class takes settings, not tensors: what comes back is a module and no loss"
                 ),

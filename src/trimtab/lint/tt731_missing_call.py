@@ -69,9 +69,9 @@ for x, y in loader:
         for call in source.all(ast.Call):
             if source.called(call) in OPTIMIZERS and call.args:
                 given = call.args[0]
-                if isinstance(given, ast.Attribute) and given.attr == "parameters":
-                    if not source.origins.instances(given.value) or self._is_method(source, given):
-                        yield self._finding(source, given, "the optimizer is given no parameters")
+                named = isinstance(given, ast.Attribute) and given.attr == "parameters"
+                if isinstance(given, ast.Attribute) and named and self._is_method(source, given):
+                    yield self._finding(source, given, "the optimizer is given no parameters")
 
     def _is_method(self, source: Source, given: ast.Attribute) -> bool:
         """Tell whether `x.parameters` is no attribute that the file's own class sets."""
@@ -82,7 +82,7 @@ for x, y in loader:
         return self.at(
             source,
             node,
-            what=f"{dotted(node)} is named and not called",
+            what=f"the method {dotted(node)} is named and not called",
             cause=f"without brackets nothing happens: {effect}",
             fix=f"write {dotted(node)}()",
             remedy=edit_fix(insert_after_node(source, node, "()")),

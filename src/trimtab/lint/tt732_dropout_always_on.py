@@ -64,7 +64,7 @@ class Net(nn.Module):
             yield self.at(
                 source,
                 call,
-                what=f"{source.called(call)}() is called without training=self.training",
+                what=f"the call of {source.called(call)}() lacks training=self.training",
                 cause=(
                     "functional dropout is on unless it is told otherwise, so eval() does not turn "
                     "it off and evaluation is noisy"

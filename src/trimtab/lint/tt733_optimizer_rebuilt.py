@@ -33,7 +33,7 @@ class OptimizerRebuilt(SourceRule):
     Measured: an optimizer with state is built inside a loop over epochs or batches, for a model
     that is made outside of it, and steps in the same loop.
     Silent on: loops over folds, seeds, rounds, tasks and the like, and branches.
-    Fix: build the optimizer once, before the loop; change `group["lr"]` to change its learning rate.
+    Fix: build the optimizer once, before the loop; set `group["lr"]` to change its learning rate.
     Source: Kingma & Ba 2015, arXiv:1412.6980, section 3; Liu et al. 2020, arXiv:1908.03265.
     """
 

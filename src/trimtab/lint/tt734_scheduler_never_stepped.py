@@ -68,7 +68,7 @@ for epoch in range(90):
                 yield self.at(
                     source,
                     assign,
-                    what=f"{source.called(value)} is built, and its step() is never called",
+                    what=f"the schedule {source.called(value)} is built, and is never stepped",
                     cause="the learning rate stays at the schedule's first value for the whole run",
                     fix="call scheduler.step() after each epoch, or each step if it counts steps",
                 )
@@ -86,9 +86,9 @@ for epoch in range(90):
             return not reads and f'"{last}"' not in source.text
         scope = source.scope_of(assign)
         for node in source.all(ast.Name):
-            if node.id == name and isinstance(node.ctx, ast.Load):
-                if any(s is scope for s in source.scope_of(node).chain()):
-                    return False
+            read = node.id == name and isinstance(node.ctx, ast.Load)
+            if read and scope in source.scope_of(node).chain():
+                return False
         return f'"{name}"' not in source.text and f"'{name}'" not in source.text
 
     def _steps(self, source: Source, assign: ast.Assign) -> bool:

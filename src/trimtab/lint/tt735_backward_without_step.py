@@ -56,10 +56,10 @@ for x, y in loader:
 
     def check(self, source: Source) -> Iterator[Finding]:
         """Yield one finding for each loop that never steps."""
-        if source.mentions("step_and", ".grad.data", ".grad *", ".grad)"):
-            return
-        if any(n.attr == "step" for n in source.all(ast.Attribute)):
-            return
+        if source.mentions("step_and") or any(
+            n.attr in {"step", "grad"} for n in source.all(ast.Attribute)
+        ):
+            return  # something steps, or reads the gradients
         for cycle in cycles(source, "backward"):
             clears = [e for e in cycle.of("zero") if self._is_optimizer(source, e)]
             backwards = [e for e in cycle.of("backward") if len(e.loops) == cycle.depth]
@@ -90,7 +90,7 @@ for x, y in loader:
         return self.at(
             source,
             backward.node,
-            what=f"backward() is called at every pass, and {name}.step() never",
+            what=f"the loop calls backward() at every pass, and {name}.step() never",
             cause="gradients are computed and thrown away, so no parameter ever changes",
             fix=f"call {name}.step() after backward()",
             remedy=self._remedy(source, backward, clear),

@@ -35,7 +35,7 @@ class Curvature:
     peak_lr: float
     """Highest in the first 1,000 steps of the schedule."""
     warmup_steps: int
-    """Suggested; 0 where the learning rate is below the limit from the start."""
+    """Suggested; 0 where the learning rate is below the limit, and where warmup does not help."""
     iterations: int
     """Products with the Hessian that were made."""
 
@@ -91,17 +91,17 @@ def measure_curvature(subject: Subject) -> Curvature:
 def suggest_warmup(ratio: float, optimizer: torch.optim.Optimizer) -> int:
     """Return steps of linear warmup for a learning rate that is `ratio` times the limit.
 
-    None are needed below the limit. Above it Adam's second moments need 2 / (1 - beta2) steps, and
-    SGD as many as its rate takes to pass the limit slowly, 20 for each time the limit goes into it.
+    None below the limit, and none for SGD: it starts where networks are flat and sharpens as it
+    learns, so a warmup of 50 steps saved hardly a run
+    (`benchmarks/results/curvature-*.json`). The same let Adam survive rates two to three times as
+    high; its second moments need 2 / (1 - beta2) steps.
 
-    Source: Ma & Yarats 2021, arXiv:1910.04209, section 5; Gilmer et al. 2021, arXiv:2110.04369.
+    Source: Ma & Yarats 2021, arXiv:1910.04209, section 5.
     """
-    if ratio <= 1:
-        return 0
     betas = optimizer.param_groups[0].get("betas")
-    if betas is not None:
-        return round(2 / max(1e-4, 1 - float(betas[1])))
-    return round(20 * min(ratio, 100))
+    if ratio <= 1 or betas is None:
+        return 0
+    return round(2 / max(1e-4, 1 - float(betas[1])))
 
 
 def _parts(batch: Batch) -> list[Batch]:

@@ -29,7 +29,7 @@ class ParametersWithoutOptimizer(LiveRule):
     Fix: build the optimizer from `model.parameters()` after the model is complete; keep layers in
     `nn.ModuleList` or `nn.ModuleDict`; freeze on purpose with `requires_grad_(False)`.
 
-    Source: Humbatova et al. 2020, arXiv:1910.11015 (missing or wrong parameters of the optimizer).
+    Source: Humbatova et al. 2020, arXiv:1910.11015 (taxonomy of real faults).
     """
 
     code: ClassVar[str] = "TT001"

@@ -21,8 +21,6 @@ class ParametersTwice(LiveRule):
     Measured: tensors in all param groups of all optimizers are counted by identity.
 
     Fix: build param groups from `model.parameters()`, which yields shared parameters once.
-
-    Source: PyTorch's own warning in `torch.optim.Optimizer.add_param_group` since 2020.
     """
 
     code: ClassVar[str] = "TT002"

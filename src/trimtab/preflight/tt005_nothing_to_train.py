@@ -21,7 +21,7 @@ class NothingToTrain(LiveRule):
 
     Fix: unfreeze what shall learn; compute the loss from the model's output itself.
 
-    Source: Humbatova et al. 2020, arXiv:1910.11015 (missing gradient).
+    Source: Humbatova et al. 2020, arXiv:1910.11015 (taxonomy of real faults).
     """
 
     code: ClassVar[str] = "TT005"

@@ -36,8 +36,7 @@ class OutputLossMismatch(LiveRule):
 
     Fix: return logits and use the loss that applies softmax or sigmoid itself.
 
-    Source: Humbatova et al. 2020, arXiv:1910.11015 (wrong loss function, wrong activation of the
-    output).
+    Source: Humbatova et al. 2020, arXiv:1910.11015 (taxonomy of real faults).
     """
 
     code: ClassVar[str] = "TT008"

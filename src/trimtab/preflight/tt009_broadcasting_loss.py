@@ -27,8 +27,7 @@ class BroadcastingLoss(LiveRule):
 
     Fix: `output.squeeze(1)` or `target.unsqueeze(1)`.
 
-    Source: Humbatova et al. 2020, arXiv:1910.11015 (wrong tensor shape); PyTorch's own warning in
-    `mse_loss` since 2018.
+    Source: Humbatova et al. 2020, arXiv:1910.11015 (taxonomy of real faults).
     """
 
     code: ClassVar[str] = "TT009"

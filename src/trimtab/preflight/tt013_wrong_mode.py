@@ -26,8 +26,8 @@ class WrongMode(LiveRule):
 
     Fix: call `model.train()` before the training loop, and again after each validation.
 
-    Source: Humbatova et al. 2020, arXiv:1910.11015; TrainCheck, Jiang et al. 2025,
-    arXiv:2506.14813.
+    Source: Humbatova et al. 2020, arXiv:1910.11015 (taxonomy of real faults); Jiang et al.
+    2025 (TrainCheck), arXiv:2506.14813.
     """
 
     code: ClassVar[str] = "TT013"

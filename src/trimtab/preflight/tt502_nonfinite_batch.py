@@ -25,7 +25,7 @@ class NonfiniteBatch(LiveRule):
     Fix: find where the data gets them (a division by a standard deviation of zero, missing values,
     a log of zero) and drop or fill them.
 
-    Source: Humbatova et al. 2020, arXiv:1910.11015 (training data quality).
+    Source: Humbatova et al. 2020, arXiv:1910.11015 (taxonomy of real faults).
     """
 
     code: ClassVar[str] = "TT502"

@@ -24,7 +24,7 @@ class LabelsOutOfRange(LiveRule):
 
     Fix: count classes from 0, and give the output as many units as there are classes.
 
-    Source: Humbatova et al. 2020, arXiv:1910.11015 (wrong labels).
+    Source: Humbatova et al. 2020, arXiv:1910.11015 (taxonomy of real faults).
     """
 
     code: ClassVar[str] = "TT504"

@@ -25,7 +25,7 @@ class ConstantLabels(LiveRule):
 
     Fix: `shuffle=True` in the data loader; look at how labels are made.
 
-    Source: Humbatova et al. 2020, arXiv:1910.11015 (data not shuffled, wrong labels).
+    Source: Humbatova et al. 2020, arXiv:1910.11015 (taxonomy of real faults).
     """
 
     code: ClassVar[str] = "TT506"

@@ -5,16 +5,31 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from trimtab.findings import Finding, Rule, Severity, merge, registered
+from trimtab.findings import Evidence, Finding, Rule, Severity, merge, registered
 from trimtab.rules._history import History
 from trimtab.rules._rule import RunRule
 from trimtab.rules._setup import EMPTY, Setup
-from trimtab.signals import RunWriter, StepRecord
+from trimtab.signals import NonfiniteSource, RunWriter, StepRecord
 
 CHECK_EVERY: Final = 10
 """Steps between two checks where nothing but the steps themselves is recorded."""
 
 _LEVELS: Final = {Severity.ERROR: "bad", Severity.WARNING: "warn", Severity.ADVICE: "plain"}
+
+_SOURCES: Final = {
+    "input": "nonfinite-input",
+    "parameter": "nonfinite-activation",
+    "activation": "nonfinite-activation",
+    "loss": "nonfinite-loss",
+    "gradient": "nonfinite-gradient",
+}
+_SOURCE_FIXES: Final = {
+    "input": "look at this example of the data, and drop or clean what is not finite",
+    "parameter": "go back to a checkpoint from before, and protect the steps: attach(protect=True)",
+    "activation": "look for a log, a root, a division or an overflow in this module",
+    "loss": "look for a log, a root or a division in the loss, and clamp what goes into it",
+    "gradient": "look for a root, a norm or a division at 0 behind this parameter",
+}
 
 Listener = Callable[[Finding], None]
 
@@ -91,6 +106,27 @@ class Judge:
                 continue
             for finding in found:
                 self.add(finding)
+
+    def see_source(self, step: int, source: NonfiniteSource) -> None:
+        """Take in where a value that is not finite came from, as `locate_nonfinite` found it."""
+        name = _SOURCES[source.kind]
+        rule = next((rule for rule in self.rules if rule.name == name), None)
+        if rule is None:
+            return
+        self.add(
+            rule.finding(
+                what=f"the {source} was NaN or infinite, the first in the order of the step",
+                site=source.site,
+                step=step,
+                evidence=(
+                    Evidence(name="examples that are not finite", value=source.num_rows, normal="0")
+                    if source.num_rows
+                    else Evidence(name="value", value="not finite", normal="finite"),
+                ),
+                cause="everything that is computed from it is not finite either",
+                fix=_SOURCE_FIXES[source.kind],
+            )
+        )
 
     def add(self, finding: Finding) -> None:
         """Take in a finding, also one that was made elsewhere."""

@@ -7,8 +7,9 @@ from numpy.typing import NDArray
 
 from trimtab.rules._history import Floats, Table
 
-SPAN: Final = 0.75
-"""Share of the wanted steps that records have to span: four records ten steps apart span 30."""
+SPAN: Final = 0.7
+"""Share of the wanted steps that records have to span: records of the steps 1, 10, 20 and
+30 span 29 of 40."""
 
 
 def lasting(table: Table, *, records: int, steps: int) -> Table | None:
@@ -17,7 +18,7 @@ def lasting(table: Table, *, records: int, steps: int) -> Table | None:
     Args:
         table: All records.
         records: Fewest that are judged together.
-        steps: What the judged ones have to span, to three quarters at least.
+        steps: What the judged ones have to span, to seven tenths at least.
 
     Returns:
         None while there are too few.

@@ -110,7 +110,10 @@ class Setup:
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as what JSON can hold."""
-        return asdict(self)
+        data = asdict(self)
+        for param in data["params"]:
+            param["shape"] = list(param["shape"])
+        return data | {name: list(data[name]) for name in ("params", "modules", "groups")}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:

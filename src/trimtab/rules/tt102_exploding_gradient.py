@@ -106,6 +106,9 @@ findings = trim.findings
                 cause="the gradient is a product over the layers, and most of them multiply it by "
                 "more than 1: the initial weights are too large, or residual branches add up "
                 "without a norm",
+                fix="initialise with trimtab.init.auto_(model), add norm layers or scale residual "
+                "branches by depth, and clip gradients by their global norm "
+                "(trimtab.attach(..., clip=1.0))",
                 remedy=Fix(action="reinitialise", args={"scheme": "auto"}),
             )
         ]
@@ -137,12 +140,22 @@ findings = trim.findings
                 ratio=norm / float(weights[-1]),
                 cause="each step makes the next gradient larger: the learning rate is too high for "
                 "the curvature, and nothing clips the gradient",
+                fix="divide the learning rate by 10, warm up, and clip gradients by their global "
+                "norm (trimtab.attach(..., clip=1.0))",
                 remedy=Fix(action="scale_learning_rate", args={"factor": 0.1}),
             )
         ]
 
     def _found(
-        self, history: History, *, step: int, what: str, ratio: float, cause: str, remedy: Fix
+        self,
+        history: History,
+        *,
+        step: int,
+        what: str,
+        ratio: float,
+        cause: str,
+        fix: str,
+        remedy: Fix,
     ) -> Finding:
         normal = f"<= {self.max_ratio:g}"
         return self.finding(
@@ -151,8 +164,7 @@ findings = trim.findings
             what=what,
             evidence=(Evidence(name="gradient norm over weight norm", value=ratio, normal=normal),),
             cause=cause,
-            fix="initialise with trimtab.init.auto_(model), add norm layers, clip gradients by "
-            "their global norm (trimtab.attach(..., clip=1.0)), and lower the learning rate",
+            fix=fix,
             remedy=remedy,
         )
 

@@ -87,7 +87,7 @@ findings = trim.findings
             also=tuple(sites[1:]),
             step=int(norms.steps[0]),
             what=f"{self._list(sites)} had no gradient in any of {len(norms.steps)} records, while "
-            f"{int(seen.any(axis=0).sum())} other parameters had one",
+            "other parameters had one",
             evidence=(Evidence(name="records with a gradient", value=0.0, normal="nearly all"),),
             cause="its turn has never come, while others of its kind are used now and then"
             if idle

@@ -84,7 +84,9 @@ findings = trim.findings
             what=f"{share:.0%} of the last {len(factors.values)} steps were clipped, to "
             f"{median:.2g} of their gradient norm",
             evidence=(
-                Evidence(name="share of clipped steps", value=share, normal="<= 0.2"),
+                Evidence(
+                    name="share of clipped steps", value=share, normal=f"<= {self.max_share:g}"
+                ),
                 Evidence(name="median clip factor", value=median, normal=f">= {self.min_factor:g}"),
             ),
             cause="the clip threshold is far below the usual gradient norm, so it, and not the "

@@ -103,7 +103,7 @@ findings = trim.findings
 
     def _what(self, sites: list[str], step: int, number: int) -> str:
         where = f" from {sites[-1]} on towards the input" if sites else ""
-        often = f", and in {number - 1} later steps" if number > 1 else ""
+        often = f", and in {number} steps so far" if number > 1 else ""
         return f"the gradient{where} was NaN or infinite in step {step}{often}"
 
     def _sites(self, history: History, step: int) -> tuple[list[str], int]:

@@ -78,7 +78,7 @@ findings = trim.findings
             evidence=(Evidence(name="largest gradient norm", value=0.0, normal="> 0"),),
             cause="every path from them to the loss leads through zeros: units that are all dead, "
             "weights that are all zero, a factor of 0, or a gradient that has rounded to zero",
-            fix="initialise the weights at random (trimtab.init.auto_(model)), look for dead ReLUs, "
-            "and for a loss term that is multiplied by 0",
+            fix="initialise the weights at random (trimtab.init.auto_(model)), look for dead "
+            "ReLUs, and for a loss term that is multiplied by 0",
             remedy=Fix(action="reinitialise", args={"scheme": "auto"}),
         )

@@ -101,8 +101,8 @@ findings = trim.findings
         yield self.finding(
             site=site,
             step=int(table.steps[at]),
-            what=f"the outputs of this module have an RMS of {values[at]:.3g}, and those of "
-            f"{len(found)} hidden modules up to {most:.3g}",
+            what=f"the outputs of this module have an RMS of {values[at]:.3g}; the largest of "
+            f"a hidden module has {most:.3g}",
             evidence=(
                 Evidence(
                     name="RMS of the output",

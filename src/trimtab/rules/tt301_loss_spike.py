@@ -50,9 +50,9 @@ model = nn.Linear(8, 1)
 optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
 trim = trimtab.attach(model, optimizer, clip=None, out=None, watch=2)
 w = torch.arange(8.0)[:, None]
-for step in range(90):
+for step in range(100):
     x = torch.randn(32, 8)
-    y = x @ w if step != 70 else 300 * torch.randn(32, 1)  # one batch of garbage
+    y = x @ w if step != 70 else 1000 * torch.randn(32, 1)  # one batch of garbage
     optimizer.zero_grad()
     trim.loss((model(x) - y).square().mean()).backward()
     optimizer.step()
@@ -72,6 +72,8 @@ findings = trim.findings
     """Robust deviations that one step alone has to exceed."""
     over_largest: float = 1.5
     """Height of a spike over that of the highest loss before it: noise may have a heavy tail."""
+    delay: int = 8
+    """Steps after the top before a spike is judged: whether it lasted, and came back."""
     share: float = 0.1
     """Part of the progress since the start that the jump has to undo."""
 
@@ -95,7 +97,7 @@ findings = trim.findings
         if not far.any():
             return
         top = int(height.argmax())
-        if np.median(height[-5:]) > 0.3 * height[top] or top >= len(newest) - 3:
+        if np.median(height[-5:]) > 0.3 * height[top] or top >= len(newest) - self.delay:
             return  # not back, or not yet
         first = int(far.argmax())
         yield self.finding(

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
+
 from trimtab.findings import Evidence, Finding, Fix, Symptom, register
 from trimtab.rules._history import History
 from trimtab.rules._rule import RunRule
@@ -38,10 +40,10 @@ class WeightsGrowing(RunRule):
 import torch, trimtab
 from torch import nn
 
-model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 1))
+model = nn.Linear(8, 1)
 optimizer = torch.optim.SGD(model.parameters(), lr=0.02)
 trim = trimtab.attach(model, optimizer, clip=None, out=None, watch=2)
-for step in range(60):
+for step in range(80):
     optimizer.zero_grad()
     trim.loss(-model(torch.randn(32, 8)).square().mean()).backward()  # has no lower bound
     optimizer.step()

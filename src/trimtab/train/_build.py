@@ -98,4 +98,5 @@ def build_judge(
     if writer is not None:
         judge.listeners.append(partial(note_finding, writer))
     recorder.sinks.append(judge.see)
+    recorder.on_nonfinite.append(judge.see_source)
     return judge
