@@ -2,8 +2,9 @@
 
     python benchmarks/faults/verify.py [PATTERN]
 
-Harm is a loss that stops being finite or triples on the way, a higher loss at the end than the
-twin's, or a higher error. A case that is marked as silent is shown, but not asked for it.
+Harm is a loss that stops being finite, triples on the way or grows a thousandfold in magnitude, a
+higher loss at the end than the twin's, or a higher error. A case that is marked as silent is shown,
+but not asked for it.
 """
 
 import math
@@ -65,6 +66,8 @@ def is_harmed(found: Run, twin: Run) -> bool:
     if found.score > 1.05 * twin.score + 0.02:
         return True
     if found.end > twin.end + 0.08 * abs(twin.end) + 0.01:
+        return True
+    if abs(found.end) > 1000 * abs(found.start):  # below any bound
         return True
     return max(found.losses[20:]) > 3 * max(found.start, 1e-9)
 

@@ -419,6 +419,7 @@ def load_rules() -> None:
     """Import every package of trimtab that registers rules."""
     for package in JUDGES:
         importlib.import_module(f"trimtab.{package}")
+    importlib.import_module("trimtab.rules").load_rules()
 
 
 def _parser(command: str, description: str | None) -> argparse.ArgumentParser:

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from trimtab.findings import Evidence, Finding, Fix, Severity, Symptom
-from trimtab.rules import ExplodingGradient
+from trimtab.rules.tt102_exploding_gradient import ExplodingGradient
 
 RULE = ExplodingGradient()
 

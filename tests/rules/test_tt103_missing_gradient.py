@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from trimtab.findings import Evidence, Finding, Severity, Symptom
-from trimtab.rules import MissingGradient
+from trimtab.rules.tt103_missing_gradient import MissingGradient
 
 RULE = MissingGradient()
 NAN = float("nan")

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from trimtab.findings import Evidence, Finding, Fix, Severity, Symptom
-from trimtab.rules import ClippedEveryStep
+from trimtab.rules.tt104_clipped_every_step import ClippedEveryStep
 
 RULE = ClippedEveryStep()
 

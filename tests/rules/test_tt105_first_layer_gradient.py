@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from trimtab.findings import Evidence, Finding, Fix, Severity, Symptom
-from trimtab.rules import FirstLayerGradient
+from trimtab.rules.tt105_first_layer_gradient import FirstLayerGradient
 
 RULE = FirstLayerGradient()
 

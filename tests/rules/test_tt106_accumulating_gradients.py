@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from trimtab.findings import Evidence, Finding, Fix, Severity, Symptom
-from trimtab.rules import AccumulatingGradients
+from trimtab.rules.tt106_accumulating_gradients import AccumulatingGradients
 
 RULE = AccumulatingGradients()
 

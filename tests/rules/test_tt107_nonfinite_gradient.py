@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from trimtab.findings import Evidence, Finding, Fix, Severity, Symptom
-from trimtab.rules import NonfiniteGradient
+from trimtab.rules.tt107_nonfinite_gradient import NonfiniteGradient
 
 RULE = NonfiniteGradient()
 NAN, INF = float("nan"), float("inf")

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from trimtab.findings import Evidence, Finding, Fix, Severity, Symptom
-from trimtab.rules import ZeroGradient
+from trimtab.rules.tt108_zero_gradient import ZeroGradient
 
 RULE = ZeroGradient()
 NAN = float("nan")

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from trimtab.findings import Evidence, Finding, Fix, Severity, Symptom
-from trimtab.rules import DeadUnits
+from trimtab.rules.tt201_dead_units import DeadUnits
 
 RULE = DeadUnits()
 NAN = float("nan")

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from trimtab.findings import Evidence, Finding, Fix, Severity, Symptom
-from trimtab.rules import SaturatedUnits
+from trimtab.rules.tt202_saturated_units import SaturatedUnits
 
 RULE = SaturatedUnits()
 
@@ -24,7 +24,7 @@ def test_names_a_hidden_activation_at_its_bounds(make_history):
             severity=Severity.WARNING,
             symptom=Symptom.SATURATED_UNITS,
             site="1",
-            step=20,
+            step=1,
             what="90% of the outputs of this Tanh are at its bounds",
             evidence=(Evidence(name="share of saturated outputs", value=0.9, normal="<= 0.7"),),
             cause="its inputs are far outside of the range where it has a slope: "
@@ -60,4 +60,4 @@ def test_tells_weights_too_large_from_those_that_fit(train, std, expected):
         x = torch.randn(64, 64)
         return (model(x) - x[:, :1]).square().mean()
 
-    assert [f.code for f in train(model, optimizer, loss_of, RULE)] == expected
+    assert [f.code for f in train(model, optimizer, loss_of, RULE, steps=90)] == expected

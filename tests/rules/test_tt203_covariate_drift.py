@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from trimtab.findings import Evidence, Finding, Fix, Severity, Symptom
-from trimtab.rules import CovariateDrift
+from trimtab.rules.tt203_covariate_drift import CovariateDrift
 
 RULE = CovariateDrift()
 CALM = [0.1] * 16

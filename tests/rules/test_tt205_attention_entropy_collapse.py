@@ -4,7 +4,7 @@ from torch import nn
 
 from trimtab.findings import Evidence, Finding, Fix, Severity, Symptom
 from trimtab.nn import Attention
-from trimtab.rules import AttentionEntropyCollapse
+from trimtab.rules.tt205_attention_entropy_collapse import AttentionEntropyCollapse
 
 RULE = AttentionEntropyCollapse()
 

@@ -4,7 +4,7 @@ from torch import nn
 
 from trimtab.findings import Evidence, Finding, Fix, Severity, Symptom
 from trimtab.nn import Attention
-from trimtab.rules import AttentionLogitGrowth
+from trimtab.rules.tt206_attention_logit_growth import AttentionLogitGrowth
 
 RULE = AttentionLogitGrowth()
 

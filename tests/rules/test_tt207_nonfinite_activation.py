@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from trimtab.findings import Evidence, Finding, Fix, Severity, Symptom
-from trimtab.rules import NonfiniteActivation
+from trimtab.rules.tt207_nonfinite_activation import NonfiniteActivation
 
 RULE = NonfiniteActivation()
 NAN = float("nan")

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from trimtab.findings import Evidence, Finding, Fix, Severity, Symptom
-from trimtab.rules import GrowingActivations
+from trimtab.rules.tt208_growing_activations import GrowingActivations
 
 RULE = GrowingActivations()
 NAN = float("nan")

@@ -1,7 +1,7 @@
 import pytest
 
 from trimtab.findings import Evidence, Finding, Fix, Severity, Symptom
-from trimtab.rules import ReplicasDiffer
+from trimtab.rules.tt601_replicas_differ import ReplicasDiffer
 
 RULE = ReplicasDiffer()
 NAN = float("nan")

@@ -2,7 +2,7 @@ import pytest
 from torch import nn
 
 from trimtab.findings import Evidence, Finding, Fix, Severity, Symptom
-from trimtab.rules import BatchnormStatisticsDiffer
+from trimtab.rules.tt602_batchnorm_statistics_differ import BatchnormStatisticsDiffer
 
 RULE = BatchnormStatisticsDiffer()
 NAN = float("nan")

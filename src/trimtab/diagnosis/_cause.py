@@ -51,7 +51,7 @@ def find_cause(trials: Trials, suspects: set[str], *, failed: bool) -> Finding |
     healing = [t for t in trials.done if _is_sound(t, trials.base)]
     if healing:
         return _finding(_choose(healing), trials.base)
-    if trials.base.learned_nothing and not trials.base.broken:
+    if trials.base.learned_nothing and not (trials.base.broken or trials.base.worse):
         return _unrelated(trials)
     return None
 

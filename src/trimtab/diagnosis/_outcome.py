@@ -9,7 +9,8 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from trimtab.diagnosis._batches import Pair, call_model
+from trimtab.diagnosis._answers import answers
+from trimtab.diagnosis._batches import Pair
 from trimtab.diagnosis._job import Job
 
 NUM_PROBED: Final = 8
@@ -17,7 +18,6 @@ NUM_PROBED: Final = 8
 
 LEARNED: Final = 0.03
 """Share of the loss of the best constant answer below which a run has learned nothing."""
-
 
 TRIVIAL: Final = 1e-3
 """Share of the first loss below which the best constant answer leaves nothing to learn."""
@@ -51,8 +51,7 @@ def probe(job: Job, pairs: Sequence[Pair], seed: int) -> Probe | None:
     own, other = [], []
     try:
         with torch.no_grad():
-            for x, y in pairs[:NUM_PROBED]:
-                output = call_model(job.model, x)
+            for output, y in answers(job, pairs[:NUM_PROBED]):
                 own.append(_value(job.loss_fn(output, y)))
                 moved = shuffled(y, generator)
                 other.append(math.nan if moved is None else _value(job.loss_fn(output, moved)))
@@ -86,9 +85,8 @@ def constant_loss(job: Job, pairs: Sequence[Pair]) -> float | None:
     """
     found = []
     try:
-        with torch.no_grad():
-            outputs = [call_model(job.model, x) for x, _ in pairs[:NUM_PROBED]]
-        targets = [y for _, y in pairs[:NUM_PROBED]]
+        given = answers(job, pairs[:NUM_PROBED])
+        outputs, targets = [o for o, _ in given], [y for _, y in given]
         if not all(isinstance(o, Tensor) and o.is_floating_point() for o in outputs):
             return None
         dims = {outputs[0].ndim - 1, 1} if outputs[0].ndim > 1 else {-1}

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from trimtab.diagnosis._loop_rule import LoopRule, example_of, of, windows
 from trimtab.diagnosis._trace import Trace
-from trimtab.findings import Evidence, Finding, register
+from trimtab.findings import Evidence, Finding, Severity, register
 
 
 @register
@@ -30,6 +30,7 @@ class SchedulerOutOfOrder(LoopRule):
 
     code: ClassVar = "TT424"
     name: ClassVar = "scheduler-out-of-order"
+    severity: ClassVar = Severity.WARNING
     leads_to: ClassVar = ()
     example: ClassVar = example_of(
         """

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from trimtab.diagnosis._loop_rule import LoopRule, example_of, of, windows
 from trimtab.diagnosis._trace import Event, Trace
-from trimtab.findings import Evidence, Finding, Fix, Symptom, register
+from trimtab.findings import Evidence, Finding, Fix, Severity, Symptom, register
 
 
 @register
@@ -30,6 +30,7 @@ class LossNegated(LoopRule):
 
     code: ClassVar = "TT435"
     name: ClassVar = "loss-negated"
+    severity: ClassVar = Severity.WARNING
     symptom: ClassVar = Symptom.DIVERGENCE
     example: ClassVar = example_of(
         """

@@ -18,7 +18,7 @@ from trimtab.engine._run_info import describe_run, open_run
 from trimtab.errors import ConfigError, DivergedError, StabilityWarning, StateError
 from trimtab.findings import Finding, Rule, Selection, Severity
 from trimtab.optim import Clipper, as_clipper
-from trimtab.rules import Judge, describe_setup, note_finding
+from trimtab.rules import Judge, describe_setup, note_finding, run_rules
 from trimtab.signals import (
     NonfiniteSource,
     Recorder,
@@ -158,7 +158,7 @@ class Trim(Uncopied):
         self.judge: Final = Judge(
             describe_setup(model, optimizers, num_ranks=num_ranks(model)),
             rules=rules,
-            listeners=[self._note_finding, _warn_of],
+            listeners=[self._note_finding],
         )
         self.recorder.sinks.append(self._take)
         self.recorder.on_nonfinite.append(self._note_source)
@@ -247,8 +247,12 @@ class Trim(Uncopied):
         return self.judge.advice
 
     def _note_finding(self, finding: Finding) -> None:
+        """Write a finding down, and say it unless another one explains it."""
         if self._writer is not None:
             note_finding(self._writer, finding)
+        if finding.severity is not Severity.ADVICE and self.judge.is_cause(finding):
+            fix = f" Fix: {finding.fix}." if finding.fix else ""
+            warnings.warn(f"{finding}.{fix}", StabilityWarning, stacklevel=2)
 
     def _note_source(self, step: int, source: NonfiniteSource) -> None:
         """Write down where a value that is not finite came from."""
@@ -370,23 +374,17 @@ class Trim(Uncopied):
         self._skips_in_a_row = state["skips_in_a_row"]
 
 
-def as_rules(judge: bool | Selection) -> list[Rule]:  # noqa: FBT001 # what a user may pass
+def as_rules(judge: bool | Selection) -> Sequence[Rule]:  # noqa: FBT001 # what a user may pass
     """Return the rules for what a user may pass.
 
     Raises:
         ConfigError: It is something else.
     """
     if isinstance(judge, bool):
-        return Selection().rules("run") if judge else []
+        return run_rules() if judge else []
     if isinstance(judge, Selection):
-        return judge.rules("run")
+        return run_rules(judge)
     raise ConfigError(f"judge must be True, False or a Selection, got {type(judge).__name__}.")
-
-
-def _warn_of(finding: Finding) -> None:
-    if finding.severity is not Severity.ADVICE:
-        fix = f" Fix: {finding.fix}." if finding.fix else ""
-        warnings.warn(f"{finding}.{fix}", StabilityWarning, stacklevel=2)
 
 
 class _LossTap(Uncopied):

@@ -39,7 +39,7 @@ def evaluations(source: "Source") -> Iterator[Evaluation]:
 
 def _is_held_out(event: Event, loop: ast.For) -> bool:
     names = {event.context.key(n) for n in ast.walk(loop.iter) if isinstance(n, ast.expr)}
-    names = {n for n in names | names_in(loop.iter) if n}
+    names = {n for n in names | names_in(loop.iter) if n and "size" not in n}
     if any(TRAIN_DATA_NAME.search(n) for n in names):
         return False
     return any(HELD_OUT_NAME.search(n) for n in names)

@@ -87,7 +87,8 @@ def _method(
 
 def _backward(source: "Source", node: ast.Call, func: ast.Attribute, context: Context) -> Event:
     subject, argument = func.value, node.args[0] if node.args else None
-    if func.attr in FRAMEWORK_BACKWARDS or (len(node.args) > 1 and not dotted(argument)):
+    module = dotted(subject).partition(".")[0] in source.aliases  # dist_autograd.backward(...)
+    if func.attr in FRAMEWORK_BACKWARDS or (module and argument is not None):
         return Event("backward", node, context, loss=argument, via="framework")
     if argument is not None and not is_constant(argument, None):
         plain = LOSS_NAME.search(dotted(subject)) or not LOSS_NAME.search(ast.unparse(argument))

@@ -95,3 +95,8 @@ def unwrap(source: "Source", call: ast.Call, within: ast.expr) -> "Fix | None":
         return None
     text = source.segment(inner)
     return None if "\n" in text else edit_fix(replace_node(source, call, text))
+
+
+def loss_called(name: str) -> str:
+    """Return "the loss", with its name where that says more."""
+    return "the loss" if name == "loss" else f"the loss {name}"

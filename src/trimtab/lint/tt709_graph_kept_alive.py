@@ -8,6 +8,7 @@ from typing import ClassVar
 from trimtab.findings import Finding, Severity, Symptom, register
 from trimtab.lint._edits import edit_fix, insert_after_node
 from trimtab.lint._graph import roots_of
+from trimtab.lint._losses import loss_called
 from trimtab.lint._origins import reaching
 from trimtab.lint._rule import SourceRule
 from trimtab.lint._scopes import LOOPS, dotted
@@ -125,7 +126,7 @@ for x, y in loader:
         return self.at(
             source,
             node,
-            what=f"the loss {name} is kept from step to step together with its graph",
+            what=f"{loss_called(name)} is kept from step to step together with its graph",
             cause=(
                 "nothing that the step computed can be freed while the graph is referenced, so "
                 "memory grows with every batch"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from trimtab.findings import Finding, Severity, Symptom, register
+from trimtab.lint._losses import loss_called
 from trimtab.lint._rule import SourceRule
 from trimtab.lint._scopes import LOOPS, dotted, position
 from trimtab.lint._source import Source, is_constant, keyword
@@ -109,9 +110,9 @@ for x, y in loader:
     def _finding(self, source: Source, event: Event, first: Event | None) -> Finding:
         name = dotted(event.loss)
         what = (
-            f"the loss {name} goes backward a second time, after line {first.node.lineno}"
+            f"{loss_called(name)} goes backward a second time, after line {first.node.lineno}"
             if first is not None
-            else f"the loss {name} goes backward at every pass of a loop, and is computed before it"
+            else f"{loss_called(name)} goes backward at every pass of a loop, and is computed before it"
         )
         return self.at(
             source,

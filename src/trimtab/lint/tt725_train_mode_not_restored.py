@@ -81,8 +81,11 @@ for epoch in range(10):
         if not loops:
             return False
         inside = [e for e in trace.events if loops[0] in e.loops]
-        trained = {e.key for e in inside if e.kind == "forward" and self._trains(inside, e)}
-        if event.key not in trained or not has_modes(layers_of(source, event.subject)):
+        backwards = [e for e in inside if e.kind == "backward"]
+        forwards = [e for e in inside if e.kind == "forward" and e.key == event.key]
+        if not any(self._trains(backwards, e) for e in forwards):
+            return False
+        if not has_modes(layers_of(source, event.subject)):
             return False
         modes = [e for e in inside if e.kind == "mode" and e.detail != "eval"]
         if any(e.key == event.key or not e.key or e.key.startswith("self") for e in modes):
@@ -95,14 +98,11 @@ for epoch in range(10):
             for e in inside
         )
 
-    def _trains(self, inside: list[Event], forward: Event) -> bool:
+    def _trains(self, backwards: list[Event], forward: Event) -> bool:
         """Tell whether a forward pass is followed by a backward in its own loop."""
         return any(
-            e.kind == "backward"
-            and e.loops == forward.loops
-            and e.index > forward.index
-            and compatible(e, forward)
-            for e in inside
+            e.loops == forward.loops and e.index > forward.index and compatible(e, forward)
+            for e in backwards
         )
 
     def _finding(self, source: Source, event: Event) -> Finding:

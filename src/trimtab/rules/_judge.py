@@ -2,10 +2,11 @@
 
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from trimtab.findings import Evidence, Finding, Rule, Severity, merge, registered
+from trimtab.findings import Evidence, Finding, Rule, Severity, merge
+from trimtab.rules._all import run_rules
 from trimtab.rules._history import History
 from trimtab.rules._rule import RunRule
 from trimtab.rules._setup import EMPTY, Setup
@@ -52,7 +53,7 @@ class Judge:
         listeners: Sequence[Listener] = (),
         every: int = CHECK_EVERY,
     ) -> None:
-        chosen = [rule() for rule in registered("run").values()] if rules is None else rules
+        chosen = run_rules() if rules is None else rules
         self.rules: Final = [rule for rule in chosen if isinstance(rule, RunRule)]
         self.listeners: Final = list(listeners)
         self.history: Final = History(setup)
@@ -90,6 +91,15 @@ class Judge:
 
     def check(self) -> None:
         """Ask all rules now."""
+        new = [finding for finding in self._ask() if self._keep(finding)]
+        for finding in new:  # when all are known, so that a listener can tell causes from effects
+            self._announce(finding)
+
+    def is_cause(self, finding: Finding) -> bool:
+        """Tell whether nothing that was found so far explains this."""
+        return any((f.code, f.place) == (finding.code, finding.place) for f in self.findings)
+
+    def _ask(self) -> Iterator[Finding]:
         for rule in self.rules:
             if rule.code in self._broken:
                 continue
@@ -104,8 +114,7 @@ class Judge:
                     stacklevel=2,
                 )
                 continue
-            for finding in found:
-                self.add(finding)
+            yield from found
 
     def see_source(self, step: int, source: NonfiniteSource) -> None:
         """Take in where a value that is not finite came from, as `locate_nonfinite` found it."""
@@ -130,14 +139,19 @@ class Judge:
 
     def add(self, finding: Finding) -> None:
         """Take in a finding, also one that was made elsewhere."""
+        if self._keep(finding):
+            self._announce(finding)
+
+    def _keep(self, finding: Finding) -> bool:
+        """Keep a finding; returns whether it is new."""
         key = (finding.code, finding.place)
         seen = self._found.get(key)
-        if seen is None:
-            self._found[key] = finding
-            for listener in self.listeners:
-                listener(finding)
-        else:
-            self._found[key] = seen.with_(count=seen.count + 1)
+        self._found[key] = finding if seen is None else seen.with_(count=seen.count + 1)
+        return seen is None
+
+    def _announce(self, finding: Finding) -> None:
+        for listener in self.listeners:
+            listener(finding)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what later judgements depend on."""

@@ -76,8 +76,9 @@ def gradient_share(history: History, count: int) -> float:
     is not known.
     """
     weight = history.series("weight.norm").known().last(count)
-    share = values_at(history.series("gradient.norm"), weight.steps) / weight.values
-    share = share[np.isfinite(share)]
+    gradient = values_at(history.series("gradient.norm"), weight.steps)
+    known = np.isfinite(gradient) & (weight.values > 0)
+    share = gradient[known] / weight.values[known]
     return float(np.median(share)) if len(share) else float("nan")
 
 

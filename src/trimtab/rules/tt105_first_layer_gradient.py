@@ -74,6 +74,9 @@ findings = trim.findings
         if recent is None:
             return
         first = first_layer(history, table.sites)
+        own, norms = self._norms(recent.values[-1:], first)
+        if not (own**2 > self.max_share * norms**2).all():  # as in health: no need of the rest
+            return
         modules = {p.module for p in history.setup.params if p.name in set(table.sites)}
         earlier = table.values[: len(table.steps) - len(recent.steps)]
         if not first or len(modules) < self.min_layers or len(earlier) < self.records:

@@ -86,10 +86,12 @@ findings = trim.findings
         if len(newest) < 8 or is_interleaved(history):
             return
         level = float(np.median(before))
-        noise = _noise(before)
         height = newest - level
         highest = float(before[len(before) // 2 :].max()) - level  # of a tail that is heavy
         least = max(self.share * abs(curve.start - level), self.over_largest * highest)
+        if height.max() <= least:
+            return
+        noise = _noise(before)
         far = _sustained(height, max(self.z * noise, least))
         lasting = bool(far.any())
         if not lasting:

@@ -86,6 +86,8 @@ findings = trim.findings
         level = float(np.median(curve.values[-size:]))
         lower = min(level, float(np.median(curve.values[-2 * size : -size])))
         start, scale = curve.start, self._scale(curve)
+        if lower <= start:
+            return
         thrown = lower > start + (self.factor - 1) * scale and self._is_thrown(history)
         if not thrown:
             rising = level > float(np.median(curve.values[-3 * size : -size]))
@@ -118,7 +120,8 @@ findings = trim.findings
         if len(curve.values) < 3:
             return False
         first = max(abs(curve.values[0]), 1e-3)
-        return bool((curve.values[-2:] > self.lost * first).all()) and self._is_thrown(history)
+        far = bool((curve.values[-2:] > self.lost * first).all())
+        return far and self._is_thrown(history)
 
     def _scale(self, curve: LossCurve) -> float:
         """Return what rises are measured in: the start, or the noise of a loss that begins at 0."""

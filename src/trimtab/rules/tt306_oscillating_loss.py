@@ -43,13 +43,13 @@ class OscillatingLoss(RunRule):
 import torch, trimtab
 from torch import nn
 
-model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 1))
-optimizer = torch.optim.SGD(model.parameters(), lr=0.9)
+model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 1), nn.Tanh())
+optimizer = torch.optim.SGD(model.parameters(), lr=5.0)
 trim = trimtab.attach(model, optimizer, clip=None, out=None, watch=2)
 for step in range(120):
     x = torch.randn(32, 8)
     optimizer.zero_grad()
-    trim.loss((model(x) - x[:, :1]).square().mean()).backward()
+    trim.loss((model(x) - x[:, :1].sign()).square().mean()).backward()
     optimizer.step()
 findings = trim.findings
 """
@@ -74,11 +74,14 @@ findings = trim.findings
         if len(newest) < self.window or is_interleaved(history):
             return
         level = float(np.median(newest))
-        swing = spread(np.diff(newest)) / 2**0.5 / max(abs(level), 1e-12)
-        coarse = swing * abs(level) > self.share * abs(curve.start)
+        deviation = spread(np.diff(newest)) / 2**0.5
+        swing = deviation / max(abs(level), 1e-12)
+        coarse = deviation > self.share * abs(curve.start)
+        if swing < self.swing or not coarse:
+            return
         rates = values_at(history.series("learning_rate"), curve.steps[-self.window :])
-        warming = bool(np.nanmax(rates, initial=0.0) > 1.1 * np.nan_to_num(rates[0]))
-        if swing < self.swing or not coarse or warming or self._falls(curve):
+        warming = bool(np.nanmax(rates, initial=0.0) / 1.1 > np.nan_to_num(rates[0]))
+        if warming or self._falls(curve):
             return
         ratios = row_medians(weight_updates(history, 32).ratios)
         ratios = ratios[np.isfinite(ratios)]

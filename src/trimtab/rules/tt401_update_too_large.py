@@ -77,7 +77,7 @@ findings = trim.findings
 
     def check(self, history: History) -> Iterator[Finding]:
         """Yield one finding if the updates of typical weights are too large, and stay so."""
-        updates = weight_updates(history, 64)
+        updates = weight_updates(history, 32)
         typical = updates.typical
         begun = np.flatnonzero(typical > self.at_once)
         early = np.flatnonzero((typical > self.at_start) & (updates.steps <= self.first_step))
@@ -105,7 +105,9 @@ findings = trim.findings
     def _rises_at_once(self, history: History) -> bool:
         """Tell whether the loss went above its start within the first steps."""
         loss = history.series("loss").values[: 2 * self.first_step]
-        return bool((loss > loss[:1] + 0.1 * np.abs(loss[:1])).sum() >= 2)
+        if not len(loss) or not np.isfinite(loss[0]):
+            return False
+        return bool((loss > loss[0] + 0.1 * abs(loss[0])).sum() >= 2)
 
     def _found(self, updates: Updates, first: int, end: int) -> Finding:
         ratios = updates.ratios[first:end]
@@ -113,7 +115,7 @@ findings = trim.findings
         each = [float(np.nanmedian(c)) if np.isfinite(c).any() else -1.0 for c in ratios.T]
         worst = int(np.argmax(each))
         rate = updates.learning_rates[first]
-        factor = float(f"{max(1e-4, 1e-3 / ratio):.1g}")
+        factor = float(f"{max(1e-4, 1e-3 / max(ratio, 1e-3)):.1g}")
         return self.finding(
             step=int(updates.steps[first]),
             what=f"a step changes the weights by {ratio:.2g} of their size; most in "

@@ -76,7 +76,8 @@ findings = trim.findings
         if not np.isfinite(eps).any() or len(table.steps) <= self.records:
             return
         clip = values_at(history.series("gradient.clip_coefficient"), table.steps)
-        rms = table.values[1:] * np.where(np.isfinite(clip), clip, 1)[1:, None]
+        rms = np.where(np.isfinite(table.values), table.values, np.nan)[1:]
+        rms = rms * np.where(np.isfinite(clip), clip, 1)[1:, None]
         below = (rms > 0) & (rms <= eps)
         judged = (rms > 0) & np.isfinite(eps)
         shares = below.sum(axis=1) / np.maximum(judged.sum(axis=1), 1)

@@ -74,7 +74,7 @@ findings = trim.findings
                 continue
             middle = float(np.median(before))
             limit = max(self.factor * middle, self.over_largest * float(before.max()))
-            if not scaled[at] > limit:
+            if middle <= 0 or not scaled[at] > limit:
                 continue
             times = float(scaled[at] / middle)
             yield self.finding(

@@ -69,7 +69,8 @@ findings = trim.findings
             return
         if now / late < max(self.step_factor, 0.9 * late / early):
             return
-        factors = norms[-third:] / norms[-third - 1 : -1]
+        newest = np.maximum(norms[-third - 1 :], 1e-30)
+        factors = newest[1:] / newest[:-1]
         if np.log(factors.max()) > 0.5 * np.log(now / late):
             return  # one jump, no growth
         yield self.finding(

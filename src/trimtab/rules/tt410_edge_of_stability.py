@@ -65,7 +65,7 @@ findings = judge.findings
         groups = history.setup.groups
         if len(sharpness.values) < self.times or not groups:
             return
-        rates = values_at(history.series("learning_rate"), sharpness.steps)
+        rates = values_at(history.series("learning_rate").known(), sharpness.steps)
         limit = stability_limit(groups[0])
         product = (rates * sharpness.values)[-self.times :]
         if limit is None or not (product > self.margin * limit).all():

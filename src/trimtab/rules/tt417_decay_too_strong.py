@@ -65,22 +65,26 @@ findings = trim.findings
 
     def check(self, history: History) -> Iterator[Finding]:
         """Yield one finding if decay is strong and typical weights have shrunk."""
+        if not any(group.weight_decay > 0 for group in history.setup.groups):
+            return
         params = {p.name: p for p in history.setup.params if p.role in MATRICES}
         table = history.table("parameters", "weight.norm")
-        sites = [s for s in table.sites if s in params and params[s].group is not None]
+        sites = {s for s in table.sites if s in params and params[s].group is not None}
         if len(table.steps) < self.records or not sites:
             return
         table = table.only([s in sites for s in table.sites])
+        first, now = np.where(table.values[0] > 0, table.values[0], np.nan), table.values[-1]
+        left = now / first
+        if 2 * (left < self.shrunk).sum() <= len(sites):
+            return
         grads = history.table("parameters", "gradient.norm").last(self.records)
         grads = grads.only([s in sites for s in grads.sites])
         rates = history.series("learning_rate").known().values
-        first, now = table.values[0], table.values[-1]
         strong = np.array([
             self._is_strong(history, params[s], rates, table.values[-self.records :, i],
                             grads.values[:, i])
             for i, s in enumerate(table.sites)
         ])  # fmt: skip
-        left = now / np.where(first > 0, first, np.nan)
         hit = strong & (left < self.shrunk)
         if 2 * hit.sum() <= len(hit):
             return

@@ -108,6 +108,8 @@ findings = trim.findings
         """Return the first record after a jump that lasts; None if there is none."""
         before = values[:-newest]
         middle = float(np.median(before))
+        if not (np.abs(values[-newest:] - middle) > least).all():
+            return None
         limit = max(least, self.z * spread(before))
         away = np.abs(values - middle) > limit
         if not away[-newest:].all():

@@ -74,7 +74,10 @@ findings = trim.findings
         start = max(self.baseline, count - self.newest)
         if count <= start:
             return
-        odd = self._odd(history, scale, start)
+        width = float(np.median(scale.values[:start]))
+        if width <= 0:
+            return
+        odd = self._odd(history, scale, start, width)
         for at in np.flatnonzero(odd) + start:
             step = int(scale.steps[at])
             harm = self._harm(history, step)
@@ -85,11 +88,11 @@ findings = trim.findings
                 step=step,
                 what=f"the input of this step had mean {mean[at]:.3g} and deviation "
                 f"{scale.values[at]:.3g}, those before {np.median(mean[:start]):.3g} and "
-                f"{np.median(scale.values[:start]):.3g}; the {harm[0]} was {harm[1]:.3g} times the "
+                f"{width:.3g}; the {harm[0]} was {harm[1]:.3g} times the "
                 "usual one",
                 evidence=(
                     Evidence(name="deviation of the input over the usual one",
-                             value=float(scale.values[at] / np.median(scale.values[:start])),
+                             value=float(scale.values[at] / width),
                              normal=f"{1 / self.factor:g} to {self.factor:g}"),
                     Evidence(name=f"{harm[0]} over its median", value=harm[1],
                              normal=f"<= {self.harm:g}"),
@@ -101,10 +104,10 @@ findings = trim.findings
             )  # fmt: skip
             return
 
-    def _odd(self, history: History, scale: Series, start: int) -> NDArray[np.bool_]:
+    def _odd(self, history: History, scale: Series, start: int, width: float) -> NDArray[np.bool_]:
+        """Tell which records from `start` on are far from those before."""
         mean = values_at(history.series("input.mean"), scale.steps)
         largest = np.nan_to_num(values_at(history.series("input.max"), scale.steps))
-        width = float(np.median(scale.values[:start]))
         least = float(np.log2(self.factor))
         logs = [np.log2(np.maximum(v, 1e-30)) for v in (scale.values, largest)]
         odd = _away(mean, start, max(self.shift * width, 1e-30), self.z)
@@ -126,6 +129,8 @@ findings = trim.findings
 
 
 def _away(values: Floats, start: int, least: float, z: float) -> NDArray[np.bool_]:
-    before = values[:start]
-    limit = max(least, z * spread(before))
-    return np.abs(values[start:] - np.median(before)) > limit
+    """Tell which values from `start` on are far from the median of those before."""
+    distance = np.abs(values[start:] - np.median(values[:start]))
+    if not (distance > least).any():
+        return np.zeros(len(distance), dtype=bool)
+    return distance > max(least, z * spread(values[:start]))

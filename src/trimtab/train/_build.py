@@ -94,7 +94,8 @@ def build_judge(
     recorder = stepper.recorder
     if recorder is None:
         return None
-    judge = Judge(describe_setup(stepper.model, [stepper.optimizer]), listeners=[tell])
+    judge = Judge(describe_setup(stepper.model, [stepper.optimizer]))
+    judge.listeners.append(lambda finding: tell(finding) if judge.is_cause(finding) else None)
     if writer is not None:
         judge.listeners.append(partial(note_finding, writer))
     recorder.sinks.append(judge.see)

@@ -1,0 +1,94 @@
+"""Which findings count: what harms every run, what harms only one that fails, what was proven."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from trimtab.diagnosis._job import Log
+from trimtab.diagnosis._outcome import Outcome
+from trimtab.findings import Finding, Severity, explains, merge
+
+SOFT: Final = frozenset(
+    {
+        "TT006", "TT007", "TT017", "TT018", "TT020", "TT304", "TT305", "TT306", "TT432", "TT435",
+        "TT505",
+    }
+)  # fmt: skip
+"""What harms some runs and not others: said only of a run that fails."""
+
+BELIEVED: Final = frozenset({"TT432", "TT435"})
+"""What is soft and needs no trial to be believed of a run that fails."""
+
+CAUSES: Final = (
+    "TT0", "TT404", "TT405", "TT409", "TT413", "TT414", "TT415", "TT417", "TT419", "TT42", "TT432",
+    "TT434", "TT435", "TT5", "TT6", "TT7",
+)  # fmt: skip
+"""Codes of faults that need no trial to be believed, unless they are soft."""
+
+SUSPICIOUS: Final = ("TT1", "TT2", "TT3", "TT401", "TT406", "TT407")
+"""Codes of what shows that a run suffers; whether it fails, its outcome tells."""
+
+ENOUGH: Final = 0.5
+"""Share of the loss taken off from which on a run is sound, whatever it looks like on the way."""
+
+
+def _is_soft(finding: Finding) -> bool:
+    """Tell whether a finding counts only if the run fails."""
+    if finding.severity is Severity.ERROR:
+        return False
+    first = finding.evidence[0].name if finding.evidence else ""
+    return finding.code in SOFT and first != "first loss"  # which is known to be far too high
+
+
+def _is_shown(finding: Finding, found: Sequence[Finding]) -> bool:
+    """Tell whether what a soft finding would bring about was seen."""
+    hard = (f for f in found if f.severity is not Severity.ADVICE and not _is_soft(f))
+    return any(explains(finding, f) for f in hard)
+
+
+def is_cause(finding: Finding) -> bool:
+    hard = not _is_soft(finding) or finding.code in BELIEVED
+    believed = hard and finding.code.startswith(CAUSES)
+    return believed and finding.severity is not Severity.ADVICE
+
+
+def has_failed(outcome: Outcome, log: Log) -> bool:
+    """Tell whether the run as such went wrong, whatever its set-up and its layers look like."""
+    return log.error is not None or outcome.broken or outcome.worse or outcome.learned_nothing
+
+
+def is_ailing(outcome: Outcome, found: Sequence[Finding]) -> bool:
+    """Tell whether layers or losses look ill, and the run has not learned well all the same."""
+    ill = [f for f in found if f.code.startswith(SUSPICIOUS)]
+    return not outcome.learned >= ENOUGH and any(f.severity is not Severity.ADVICE for f in ill)
+
+
+def sorted_out(
+    found: Sequence[Finding], proven: Finding | None, *, failed: bool
+) -> tuple[list[Finding], list[Finding]]:
+    """Separate what is wrong from what is worth knowing."""
+    wrong, advice = [], []
+    for finding in found:
+        other = proven is not None and proven.code != finding.code
+        doubted = _is_soft(finding) and (other or not (failed or _is_shown(finding, found)))
+        if finding.severity is Severity.ADVICE or doubted:
+            advice.append(finding.with_(severity=Severity.ADVICE))
+        else:
+            wrong.append(finding)
+    return wrong, advice
+
+
+def merged(found: Sequence[Finding], proven: Finding | None) -> list[Finding]:
+    """Return one finding for each cause; what a trial has proven comes first."""
+    if proven is None:
+        return merge(found)
+    others = merge(f for f in found if f.code != proven.code)
+    effects = [f for f in others if f.code.startswith(("TT1", "TT2", "TT3", "TT4"))]
+    rest = [f for f in others if f not in effects]
+    same = [f for f in found if f.code == proven.code]
+    steps = [f.step for f in [*same, *effects] if f.step is not None]
+    first = proven.with_(
+        step=proven.step if proven.step is not None or not steps else min(steps),
+        site=proven.site or (same[0].site if same else ""),
+        consequences=tuple(effects),
+    )
+    return [first, *rest]
