@@ -175,3 +175,8 @@ def test_code_that_is_expected_to_fail_is_passed_over():
     )
 
     assert lint_source(text) == []
+
+
+def test_expressions_that_are_nested_too_deeply_are_named():
+    with pytest.raises(ConfigError, match=r"^a\.py"):
+        lint_source("import torch\nx = " + " + ".join(["a.b"] * 5000) + "\n", "a.py")

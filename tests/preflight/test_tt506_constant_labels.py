@@ -28,7 +28,7 @@ def test_fires_on_sorted_data(judge, shown, classes):
 
     assert shown(finding) == [
         (
-            "warning, slow_convergence: TT506 constant-labels at targets: all 32 labels "
+            "warning, silent_config_error: TT506 constant-labels at targets: all 32 labels "
             "of the batch are 2"
         ),
         "different labels 1, normal >= 2",
@@ -54,7 +54,7 @@ def test_fires_on_constant_targets(judge, shown, classes):
 
     assert shown(finding) == [
         (
-            "warning, slow_convergence: TT506 constant-labels at targets: all 32 labels "
+            "warning, silent_config_error: TT506 constant-labels at targets: all 32 labels "
             "of the batch are 0.5"
         ),
         "different labels 1, normal >= 2",
@@ -80,7 +80,7 @@ def test_advises_on_two_classes(judge, shown, classes):
 
     assert shown(finding) == [
         (
-            "advice, slow_convergence: TT506 constant-labels at targets: all 32 labels of"
+            "advice, silent_config_error: TT506 constant-labels at targets: all 32 labels of"
             " the batch are 1"
         ),
         "different labels 1, normal >= 2",

@@ -1,6 +1,7 @@
 """Histories made by hand, and small real runs that are judged while they go on."""
 
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -119,3 +120,23 @@ def follow(trim: Trim, judge: Judge) -> None:
         judge.see(record)
 
     trim.recorder.sinks.append(see)
+
+
+@pytest.fixture
+def codes_of() -> Callable[[str], set[str]]:
+    """Run a program such as a rule's example, and return the codes of all that it finds."""
+
+    def run(program: str) -> set[str]:
+        namespace: dict[str, Any] = {}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # some are faulty on purpose
+            exec(program, namespace)
+        return set(_codes(namespace["findings"]))
+
+    return run
+
+
+def _codes(findings: Sequence[Finding]) -> Iterator[str]:
+    for finding in findings:
+        yield finding.code
+        yield from _codes(finding.consequences)

@@ -164,7 +164,7 @@ def raw_pixels(g: torch.Generator) -> Setup:
 @case(
     "raw-features-wine",
     kind="classification",
-    source=f"{DEEPLOCALIZE}, StackOverflow 33969059 and 39525358: features of unlike scales",
+    source=f"{DEEPLOCALIZE}, StackOverflow 33969059 and 39525358: raw features",
     part="report",
     symptoms={
         Symptom.SILENT_CONFIG_ERROR,
@@ -244,7 +244,7 @@ def unscaled_lstm(g: torch.Generator) -> Setup:
 @case(
     "binary-labels-one-and-two",
     kind="binary",
-    source=f"{DEEPLOCALIZE}, StackOverflow 50306988: classes named 1 and 2",
+    source="Islam et al., ESEC/FSE 2019: data of the wrong range; classes named 1 and 2",
     part="tune",
     symptoms=FLAT | {Symptom.DIVERGENCE, Symptom.EXPLODING_GRADIENT},
     causes={"labels-out-of-range"},
@@ -318,7 +318,7 @@ class Stuck(Batches):
 @case(
     "same-batch-mlp",
     kind="mlp",
-    source="TrainCheck (Jiang et al., OSDI 2025): a loader that repeats its data",
+    source="TrainCheck (Jiang et al., OSDI 2025): workers of the same seed repeat their data",
     part="tune",
     symptoms={Symptom.SILENT_CONFIG_ERROR},
     causes={"repeated-batch"},

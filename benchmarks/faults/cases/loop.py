@@ -65,7 +65,7 @@ def unzeroed_lstm(g: torch.Generator) -> Setup:
 @case(
     "missing-zero-grad-transformer",
     kind="transformer",
-    source="UMLAUT (Schoop et al., CHI 2021); TrainCheck (OSDI 2025): zero_grad left out",
+    source="TrainCheck (Jiang et al., OSDI 2025): zero_grad left out",
     part="report",
     symptoms=BLOWN | SILENT | {Symptom.NO_LEARNING, Symptom.SLOW_CONVERGENCE},
     causes={"missing-zero-grad"},

@@ -45,7 +45,7 @@ def _evaluates(model: Any, optimizer: Any, loss_fn: Any, x: Any, y: Any) -> torc
 @case(
     "eval-mode-dropout-encoder",
     kind="transformer",
-    source=f"{KARPATHY}; TrainCheck (OSDI 2025): train mode not restored after evaluation",
+    source=f"{KARPATHY}: train mode not restored after evaluation",
     part="report",
     symptoms=SILENT,
     causes={"wrong-mode"},

@@ -321,7 +321,7 @@ def broadcast_lstm(g: torch.Generator) -> Setup:
 @case(
     "summed-loss-mlp",
     kind="mlp",
-    source="UMLAUT (Schoop et al., CHI 2021): high rate for the scale of the loss",
+    source="UMLAUT (Schoop et al., CHI 2021): high learning rate, here for a summed loss",
     part="tune",
     symptoms={
         Symptom.DIVERGENCE,

@@ -177,7 +177,7 @@ def fp16_small_targets(g: torch.Generator) -> Setup:
 @case(
     "fp16-weights-adam-epsilon",
     kind="mlp",
-    source="PyTorch forum and Adam's epsilon of 1e-8, which is 0 in fp16: division by zero",
+    source="Micikevicius et al. 2018, arXiv:1710.03740: Adam's epsilon of 1e-8 is 0 in fp16",
     part="report",
     symptoms={Symptom.NAN},
     causes={"nonfinite", "epsilon-too-small", "fp16-without-scaler"},

@@ -224,7 +224,7 @@ def zero_lstm(g: torch.Generator) -> Setup:
 @case(
     "schedule-per-batch-cnn",
     kind="cnn",
-    source="TheDeepChecker (Ben Braiek & Khomh 2023): learning rate decayed too fast",
+    source="TheDeepChecker (Ben Braiek & Khomh 2023): parameter updates too small",
     part="tune",
     symptoms=STALE,
     causes={"schedule-ends-early"},

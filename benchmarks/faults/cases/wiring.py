@@ -87,7 +87,7 @@ def new_head(g: torch.Generator) -> Setup:
 @case(
     "replaced-head-finetuning-mlp",
     kind="finetuning",
-    source="StackOverflow-style transfer learning; PyTorch issue 14467: model.fc replaced too late",
+    source="pytorch/pytorch issue 14467: a layer replaced after the optimizer was built",
     part="report",
     symptoms=FLAT,
     causes=STALE,

@@ -24,6 +24,7 @@ from trimtab.diagnosis.tt432_clipped_to_nothing import ClippedToNothing
 from trimtab.diagnosis.tt433_mostly_frozen import MostlyFrozen
 from trimtab.diagnosis.tt434_unsafe_operation import UnsafeOperation
 from trimtab.diagnosis.tt435_loss_negated import LossNegated
+from trimtab.diagnosis.tt436_dropout_too_strong import DropoutTooStrong
 from trimtab.diagnosis.tt507_labels_unrelated import LabelsUnrelated
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "ClippedAfterStep",
     "ClippedToNothing",
     "Diagnosis",
+    "DropoutTooStrong",
     "GradientsClearedTooEarly",
     "GradientsNotCleared",
     "LabelsUnrelated",

@@ -5,11 +5,18 @@ from collections.abc import Sequence
 from typing import Final
 
 from trimtab.diagnosis._outcome import LEARNED, Outcome
-from trimtab.diagnosis._trials import Trial, Trials, frozen_share, has_unusual_settings
+from trimtab.diagnosis._trials import (
+    Trial,
+    Trials,
+    frozen_share,
+    has_unusual_settings,
+    strongest_dropout,
+)
 from trimtab.diagnosis.tt411_learning_rate_too_high import LearningRateTooHigh
 from trimtab.diagnosis.tt412_learning_rate_too_low import LearningRateTooLow
 from trimtab.diagnosis.tt431_unusual_optimizer_settings import UnusualOptimizerSettings
 from trimtab.diagnosis.tt433_mostly_frozen import MostlyFrozen
+from trimtab.diagnosis.tt436_dropout_too_strong import DropoutTooStrong
 from trimtab.diagnosis.tt507_labels_unrelated import LabelsUnrelated
 from trimtab.findings import Evidence, Finding, Fix, Symptom, find_rule
 
@@ -32,6 +39,17 @@ USUAL: Final = 1e-3
 FARTHEST: Final = 1e4
 """Largest factor of a learning rate that is guessed from how little the weights moved."""
 
+UNSOUND: Final = frozenset(
+    {
+        "TT006", "TT007", "TT022", "TT101", "TT102", "TT103", "TT108", "TT201", "TT202", "TT204",
+        "TT208",
+    }
+)  # fmt: skip
+"""Codes of what initial weights can be the cause of."""
+
+STRONG_DROPOUT: Final = 0.7
+"""Dropout from which on a run with less of it is tried: up to 0.5 is usual."""
+
 CALM: Final = 1e-4
 """Median update ratio below which a learning rate is first tried higher."""
 
@@ -51,7 +69,8 @@ def find_cause(trials: Trials, suspects: set[str], *, failed: bool) -> Finding |
     healing = [t for t in trials.done if _is_sound(t, trials.base)]
     if healing:
         return _finding(_choose(healing), trials.base)
-    if trials.base.learned_nothing and not (trials.base.broken or trials.base.worse):
+    ill = any(code.startswith(("TT1", "TT2")) for code in suspects)
+    if trials.base.learned_nothing and not (ill or trials.base.broken or trials.base.worse):
         return _unrelated(trials)
     return None
 
@@ -67,8 +86,9 @@ def _specific(trials: Trials, suspects: set[str]) -> None:
         trials.optimizer()
     if any(float(g.get("weight_decay") or 0.0) >= SUSPECT_DECAY for g in groups):
         trials.decay()
-    unsound = {"TT006", "TT007", "TT022", "TT101", "TT102", "TT201", "TT202", "TT208"}
-    if suspects & unsound:
+    if strongest_dropout(trials.job.model) >= STRONG_DROPOUT:
+        trials.dropout()
+    if suspects & UNSOUND:
         trials.initialisation()
 
 
@@ -97,7 +117,7 @@ def _is_sound(trial: Trial, base: Outcome) -> bool:
 def _choose(healing: Sequence[Trial]) -> Trial:
     best = max(t.learned for t in healing)
     near = [t for t in healing if t.learned >= NEAR_BEST * best]
-    order = ["frozen", "inputs", "optimizer", "decay", "initialisation", "lr"]
+    order = ["frozen", "inputs", "optimizer", "decay", "dropout", "initialisation", "lr"]
     return min(near, key=lambda t: order.index(t.kind))
 
 
@@ -108,6 +128,7 @@ def _finding(trial: Trial, base: Outcome) -> Finding:
         "inputs": _inputs_finding,
         "initialisation": _initialisation_finding,
         "decay": _decay_finding,
+        "dropout": _dropout_finding,
         "optimizer": _settings_finding,
     }[trial.kind]
     return make(trial, base)
@@ -205,6 +226,18 @@ def _decay_finding(trial: Trial, base: Outcome) -> Finding:
         cause="the weight decay is stronger than the gradient",
         fix="lower weight_decay to 0.1 or less (AdamW), 1e-3 or less (SGD)",
         remedy=Fix(action="set_weight_decay", args={"value": 0.0}),
+        symptom=symptom,
+    )
+
+
+def _dropout_finding(trial: Trial, base: Outcome) -> Finding:
+    how, symptom = _failure(base)
+    return DropoutTooStrong().finding(
+        what=f"the run {how}; with less dropout it took {trial.learned:.0%} off the loss",
+        evidence=_evidence(trial, base),
+        cause="dropout drops most of the signal (p is the share that is dropped, not kept)",
+        fix="lower the dropout to 0.1 to 0.5",
+        remedy=Fix(action="set_dropout", args={"p": 0.1}),
         symptom=symptom,
     )
 

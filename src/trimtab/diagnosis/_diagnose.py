@@ -166,7 +166,7 @@ class _Examination:
         trained.restore()
         known = outcome.start is not None
         failed = has_failed(outcome, log) or (not known and is_ailing(outcome, found))
-        found, advice = sorted_out(found, proven, failed=failed)
+        found, advice = sorted_out(found, proven, failed=failed, sound=outcome.is_sound)
         return Diagnosis(
             findings=merged(found, proven),
             advice=merge(advice),

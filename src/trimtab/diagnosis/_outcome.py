@@ -19,6 +19,10 @@ NUM_PROBED: Final = 8
 LEARNED: Final = 0.03
 """Share of the loss of the best constant answer below which a run has learned nothing."""
 
+SOUND: Final = 0.9
+"""Share of the loss of the best constant answer from which on a run has learned its task; more than
+all of it is left by losses that may become negative."""
+
 TRIVIAL: Final = 1e-3
 """Share of the first loss below which the best constant answer leaves nothing to learn."""
 
@@ -180,6 +184,11 @@ class Outcome:
         return self.end.gap / max(abs(self.reference), 1e-12)
 
     @property
+    def is_sound(self) -> bool:
+        """Whether the run has learned nearly all that there was to learn, and nothing absurd."""
+        return SOUND <= self.learned <= 2 and not self.broken
+
+    @property
     def learned_nothing(self) -> bool:
         """Whether the answers are no better than one that ignores the input."""
         knows = 0.0 if math.isnan(self.knows) else self.knows
@@ -192,6 +201,15 @@ class Outcome:
             return False
         level = max(self.start.loss, self.reference)
         return self.end.finite and self.end.loss > level + 0.5 * max(abs(level), 1e-12)
+
+    @property
+    def failed_at(self) -> int | None:
+        """First call whose loss was not finite, or far above start and reference; None without."""
+        if self.start is None:
+            return None
+        level = max(self.start.loss, self.reference)
+        limit = level + 0.5 * abs(level)
+        return next((i for i, v in enumerate(self.losses, 1) if not v <= limit), None)
 
     @property
     def fell(self) -> float:

@@ -17,6 +17,9 @@ from trimtab.diagnosis._state import State, seeded
 MAX_STEPS: Final = 100
 """Steps of a trial: enough to see whether a run comes to life."""
 
+PAST: Final = 40
+"""Steps that a trial goes on after the one in which the run itself failed."""
+
 _RATES: Final = ("lr", "initial_lr", "max_lr", "min_lr", "swa_lr")
 
 Change = Callable[[Job], Any]
@@ -67,7 +70,8 @@ class Trials:
     ) -> None:
         self.job, self.state, self.batches, self.base = job, state, batches, base
         self.update_ratio: Final = update_ratio
-        self.steps: Final = min(steps, MAX_STEPS)
+        failed = base.failed_at or 0  # a trial has to get past the place where the run failed
+        self.steps: Final = min(steps, max(MAX_STEPS, failed + PAST))
         self.seed: Final = seed
         self.done: list[Trial] = []
 
@@ -88,6 +92,10 @@ class Trials:
     def decay(self) -> Trial:
         """Train without weight decay."""
         return self._try("no weight decay", "decay", lambda job: _set(job, weight_decay=0.0))
+
+    def dropout(self) -> Trial:
+        """Train with little dropout."""
+        return self._try("dropout of 0.1", "dropout", lambda job: weaken_dropout(job.model))
 
     def optimizer(self) -> Trial:
         """Train with the optimizer's usual momentum, betas and epsilon."""
@@ -164,6 +172,19 @@ def unfreeze(job: Job) -> None:
     if new:
         first = {k: v for k, v in job.optimizer.param_groups[0].items() if k != "params"}
         job.optimizer.add_param_group({**first, "params": new})
+
+
+def strongest_dropout(model: nn.Module) -> float:
+    """Return the largest share that a dropout layer drops; 0 without any."""
+    layers = [m for m in model.modules() if isinstance(m, nn.modules.dropout._DropoutNd)]
+    return max((m.p for m in layers), default=0.0)
+
+
+def weaken_dropout(model: nn.Module) -> None:
+    """Let no dropout layer drop more than a tenth."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.p = min(module.p, 0.1)
 
 
 def frozen_share(model: nn.Module) -> float:

@@ -147,7 +147,7 @@ def _diverged(outcome: Outcome) -> Finding:
     assert outcome.end is not None
     return find_rule("TT302")().finding(
         what=f"the loss went from {outcome.start.loss:.3g} to {outcome.end.loss:.3g}",
-        step=_first_above(outcome),
+        step=outcome.failed_at,
         evidence=(
             Evidence(name="loss at the end", value=outcome.end.loss,
                      normal=f"<= {max(outcome.start.loss, outcome.reference):.3g}"),
@@ -155,13 +155,6 @@ def _diverged(outcome: Outcome) -> Finding:
         cause="the steps lead away from the minimum",
         fix="lower the learning rate, warm it up, and clip gradients",
     )  # fmt: skip
-
-
-def _first_above(outcome: Outcome) -> int | None:
-    assert outcome.start is not None
-    level = max(outcome.start.loss, outcome.reference)
-    above = [i + 1 for i, v in enumerate(outcome.losses) if not v <= level + 0.5 * abs(level)]
-    return above[0] if above else None
 
 
 def _nothing_learned(outcome: Outcome) -> Finding:

@@ -9,11 +9,14 @@ from trimtab.findings import Finding, Severity, explains, merge
 
 SOFT: Final = frozenset(
     {
-        "TT006", "TT007", "TT017", "TT018", "TT020", "TT304", "TT305", "TT306", "TT432", "TT435",
-        "TT505",
+        "TT006", "TT007", "TT017", "TT018", "TT020", "TT103", "TT108", "TT304", "TT305", "TT306",
+        "TT418", "TT432", "TT435", "TT505",
     }
 )  # fmt: skip
 """What harms some runs and not others: said only of a run that fails."""
+
+PROMOTED: Final = frozenset({"TT014"})
+"""What is advice in itself, and a cause where nothing else explains a run that fails."""
 
 BELIEVED: Final = frozenset({"TT432", "TT435"})
 """What is soft and needs no trial to be believed of a run that fails."""
@@ -26,6 +29,9 @@ CAUSES: Final = (
 
 SUSPICIOUS: Final = ("TT1", "TT2", "TT3", "TT401", "TT406", "TT407")
 """Codes of what shows that a run suffers; whether it fails, its outcome tells."""
+
+LOOKS: Final = ("TT1", "TT2", "TT401", "TT402", "TT403", "TT406", "TT407")
+"""Codes of what a run looks like on its way; one that has learned its task need not care."""
 
 ENOUGH: Final = 0.5
 """Share of the loss taken off from which on a run is sound, whatever it looks like on the way."""
@@ -46,7 +52,7 @@ def _is_shown(finding: Finding, found: Sequence[Finding]) -> bool:
 
 
 def is_cause(finding: Finding) -> bool:
-    hard = not _is_soft(finding) or finding.code in BELIEVED
+    hard = finding.code not in SOFT or finding.code in BELIEVED
     believed = hard and finding.code.startswith(CAUSES)
     return believed and finding.severity is not Severity.ADVICE
 
@@ -63,14 +69,26 @@ def is_ailing(outcome: Outcome, found: Sequence[Finding]) -> bool:
 
 
 def sorted_out(
-    found: Sequence[Finding], proven: Finding | None, *, failed: bool
+    found: Sequence[Finding], proven: Finding | None, *, failed: bool, sound: bool
 ) -> tuple[list[Finding], list[Finding]]:
-    """Separate what is wrong from what is worth knowing."""
+    """Separate what is wrong from what is worth knowing.
+
+    Args:
+        found: Everything.
+        proven: What a trial has shown to be the cause.
+        failed: Whether the run failed.
+        sound: Whether it has learned nearly all that there was to learn.
+    """
     wrong, advice = [], []
     for finding in found:
+        if finding.code.startswith(LOOKS) and sound and finding.severity is not Severity.ERROR:
+            advice.append(finding.with_(severity=Severity.ADVICE))
+            continue
         other = proven is not None and proven.code != finding.code
         doubted = _is_soft(finding) and (other or not (failed or _is_shown(finding, found)))
-        if finding.severity is Severity.ADVICE or doubted:
+        if finding.code in PROMOTED and failed and proven is None:
+            wrong.append(finding.with_(severity=Severity.WARNING))
+        elif finding.severity is Severity.ADVICE or doubted:
             advice.append(finding.with_(severity=Severity.ADVICE))
         else:
             wrong.append(finding)

@@ -7,7 +7,7 @@ from trimtab.lint._names import DATA_NAME, LOSS_FUNCTION_NAME, SHAPERS, TARGET_N
 from trimtab.lint._origins import reaching
 from trimtab.lint._outputs import loss_names
 from trimtab.lint._scopes import FUNCTIONS, Definition, dotted
-from trimtab.lint._source import is_constant, last_name, names_in
+from trimtab.lint._source import is_constant, keyword, last_name, names_in
 
 if TYPE_CHECKING:
     from trimtab.lint._source import Source
@@ -107,7 +107,10 @@ class Graph:
         if method in CUTTING_METHODS and isinstance(call.func, ast.Attribute):
             return self._cut(call, call.func.value)
         if name in CUTTING_CALLS and source.qualname(call.func).startswith(("torch", "numpy")):
-            return self._cut(call, call.args[0] if call.args else None)
+            given = call.args[0] if call.args else None
+            if isinstance(given, ast.Constant | ast.List | ast.Tuple | ast.UnaryOp):
+                return "data" if keyword(call, "requires_grad") is None else "alive"  # a leaf
+            return self._cut(call, given)
         if name in {"Variable", "float", "FloatTensor"} and call.args:
             inner = self._of(call.args[0])
             if name == "float" and inner == "alive":
@@ -119,8 +122,8 @@ class Graph:
         if name in SHAPERS | KEEPING and source.qualname(call.func).startswith("torch"):
             return self._all(list(call.args[:1]))
         if self._is_loss(call):
-            given = [*call.args, *(k.value for k in call.keywords)]
-            return self._all([g for g in given if not isinstance(g, ast.Starred)])
+            passed = [*call.args, *(k.value for k in call.keywords)]
+            return self._all([p for p in passed if not isinstance(p, ast.Starred)])
         return "alive"
 
     def _is_loss(self, call: ast.Call) -> bool:

@@ -51,12 +51,22 @@ def lint_source(
 
 
 def judge(source: Source, rules: Sequence[SourceRule] | None = None) -> list[Finding]:
-    """Return what rules find in a source, in its order, each once a place."""
+    """Return what rules find in a source, in its order, each once a place.
+
+    Raises:
+        ConfigError: Its expressions are nested too deeply to be followed.
+    """
     found: dict[tuple[object, ...], Finding] = {}
-    for rule in source_rules() if rules is None else rules:
-        for finding in rule.check(source):
-            if not source.is_expected_to_fail(finding.line or 0):
-                found.setdefault((finding.code, finding.line, finding.column), finding)
+    try:
+        for rule in source_rules() if rules is None else rules:
+            for finding in rule.check(source):
+                if not source.is_expected_to_fail(finding.line or 0):
+                    found.setdefault((finding.code, finding.line, finding.column), finding)
+    except RecursionError as error:
+        raise ConfigError(
+            f"{source.path} has expressions that are nested too deeply to be followed. Split them, "
+            "or leave the file out."
+        ) from error
     kept = unsuppressed(source, found.values())
     return sorted(kept, key=lambda f: (f.line or 0, f.column or 0, f.code))
 

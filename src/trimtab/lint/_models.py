@@ -1,6 +1,7 @@
 """What layers a network has, as far as the source shows it."""
 
 import ast
+import re
 from typing import TYPE_CHECKING, Final
 
 from trimtab.lint._names import (
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
 
 ZOOS: Final = ("torchvision.models", "timm", "transformers", "segmentation_models_pytorch")
 """Packages whose networks have norms, and dropout or batch statistics."""
+WITH_BATCH_NORM: Final = re.compile(
+    r"(wide_)?res(net|next)\d|densenet\d|mobilenet_|mnasnet|efficientnet_|regnet_|shufflenet_|"
+    r"inception_|googlenet|vgg\d+_bn"
+)
+"""Networks of torchvision that normalise by batches."""
 
 
 def layers_of(source: "Source", model: ast.expr) -> set[str]:
@@ -35,6 +41,18 @@ def layers_of(source: "Source", model: ast.expr) -> set[str]:
     if not found and (info := lone_model(source, model)):
         found |= layers_of_class(source, info)
     return found
+
+
+def has_batch_norms(source: "Source", model: ast.expr) -> bool:
+    """Tell whether a model certainly has BatchNorm, its own or as a known network of a library."""
+    if layers_of(source, model) & BATCH_NORMS:
+        return True
+    return any(
+        isinstance(o, ast.Call)
+        and source.qualname(o.func).startswith("torchvision.models")
+        and WITH_BATCH_NORM.match(source.called(o)) is not None
+        for o in source.origins.of(model)
+    )
 
 
 def _made_by(source: "Source", call: ast.Call, seen: set[ClassInfo]) -> set[str]:
@@ -88,7 +106,8 @@ def has_modes(layers: set[str]) -> bool:
 
 def has_norms(layers: set[str]) -> bool:
     """Tell whether a network has norm layers."""
-    return bool(layers & (NORMS | WITH_DROPOUT | {"zoo"}))
+    names = {layer.partition(" ")[0] for layer in layers}  # whatever their arguments
+    return bool(names & (NORMS | WITH_DROPOUT | {"zoo"}))
 
 
 def has_biases(layers: set[str]) -> bool:

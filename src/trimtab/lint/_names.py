@@ -107,7 +107,7 @@ SHAPERS: Final = words(
 )
 """Methods and functions that leave the values of a tensor as they are."""
 
-OPTIMIZER_NAME: Final = re.compile(r"(?i)optim|(^|_)opt(_?[a-z0-9]{1,4})?$|^opt[0-9gd]$")
+OPTIMIZER_NAME: Final = re.compile(r"(?i)optim|(^|_)opt(_[a-z0-9]{1,4}|[0-9dg])?$")
 SCHEDULER_NAME: Final = re.compile(r"(?i)sched|(^|_)lr_?s$")
 SCALER_NAME: Final = re.compile(r"(?i)(^|_)(grad_?|loss_?|amp_?)?scaler$")
 MODEL_NAME: Final = re.compile(

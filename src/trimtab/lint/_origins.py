@@ -260,19 +260,22 @@ class Origins:
             return [r.elts[found.index] for r in rows if found.index < len(r.elts)]
         return elements if found.index is None else []
 
-    def _unpacked(self, value: ast.expr, index: int) -> list[ast.expr]:
+    def _unpacked(self, value: ast.expr, index: int, depth: int = 4) -> list[ast.expr]:
         """Return what a place of an unpacked value can be."""
+        if depth == 0:
+            return []
         if isinstance(value, ast.Tuple | ast.List):
             return [value.elts[index]] if index < len(value.elts) else []
         if isinstance(value, ast.IfExp):
-            return [*self._unpacked(value.body, index), *self._unpacked(value.orelse, index)]
+            arms = (value.body, value.orelse)
+            return [v for arm in arms for v in self._unpacked(arm, index, depth - 1)]
         if isinstance(value, ast.Call):
             method = value.func.attr if isinstance(value.func, ast.Attribute) else ""
             if method in {"prepare", "setup"}:  # accelerate, fabric
                 return [value.args[index]] if index < len(value.args) else []
             if function := self.function_called(value):
                 returned = (v for v in self.returned(function) if v is not None)
-                return [v for r in returned for v in self._unpacked(r, index)]
+                return [v for r in returned for v in self._unpacked(r, index, depth - 1)]
         if isinstance(value, ast.Name):
             scope = self.source.scope_of(value)
             values = [d.value for d in scope.find(value.id) if d.how == "assign"]

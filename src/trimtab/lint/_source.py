@@ -60,6 +60,7 @@ class Source:
         self.given_classes = dict(classes or {})
         try:
             self.tree = ast.parse(text)
+            built = ScopeBuilder(self.tree)
         except (SyntaxError, ValueError, RecursionError) as error:
             line = getattr(error, "lineno", None)
             where = path if line is None else f"{path}, line {line},"
@@ -67,7 +68,6 @@ class Source:
                 f"{where} is not Python that this interpreter can read: "
                 f"{getattr(error, 'msg', error)}. Correct it, or leave the file out."
             ) from error
-        built = ScopeBuilder(self.tree)
         self._scope_of, self._parent_of = built.scope_of, built.parent_of
         self._nodes = built.nodes
         self.aliases = dict(aliases or {}) | self._imports()
@@ -215,7 +215,8 @@ def keyword(call: ast.Call, name: str, position: int | None = None) -> ast.expr 
 
 def is_constant(node: ast.AST | None, value: object) -> bool:
     """Tell whether a node is exactly this constant."""
-    return isinstance(node, ast.Constant) and node.value is value
+    same = isinstance(node, ast.Constant) and type(node.value) is type(value)
+    return same and getattr(node, "value", None) == value
 
 
 def names_in(node: ast.AST | None) -> set[str]:

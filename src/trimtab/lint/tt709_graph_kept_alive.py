@@ -113,7 +113,7 @@ for x, y in loader:
         """Tell whether the sum or list was begun outside the loop."""
         root = into.partition("[")[0]
         scope = source.scope_of(node)
-        begun = [d for d in scope.find(into) or scope.find(root) if d.how == "assign"]
+        begun = [d for d in scope.find(into) + scope.find(root) if d.how == "assign"]
         begun = [d for d in begun if not _adds(d.node, into)]
         if loop is None:
             return "." in root

@@ -92,7 +92,7 @@ for epoch in range(10):
                 for loop in event.loops:
                     if isinstance(loop, ast.For) and re.search(
                         r"(?i)\bep(och)?s?\b|epoch",
-                        ast.unparse(loop.target) + ast.unparse(loop.iter),
+                        f"{ast.unparse(loop.target)} {ast.unparse(loop.iter)}",
                     ):
                         return loop
         return None

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from trimtab.findings import Evidence, Finding, Severity, Symptom, register
-from trimtab.lint._models import layers_of
-from trimtab.lint._names import BATCH_NORMS
+from trimtab.lint._models import has_batch_norms
 from trimtab.lint._rule import SourceRule
 from trimtab.lint._source import Source, keyword
 
@@ -26,7 +25,7 @@ class UnsynchronisedBatchNorm(SourceRule):
     Measured: a network of the file with BatchNorm layers is wrapped in DistributedDataParallel, and
     the file has no SyncBatchNorm. A warning where the batch size is written out and small, advice
     elsewhere.
-    Silent on: networks of which the source does not show the layers.
+    Silent on: networks of which neither the source nor torchvision shows the layers.
     Fix: `torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)` before wrapping, or GroupNorm.
     Source: Wu & He 2018, arXiv:1803.08494, figure 1 (error against batch size);
     torch.nn.SyncBatchNorm.
@@ -66,7 +65,7 @@ model = DDP(nn.SyncBatchNorm.convert_sync_batchnorm(model))
             if source.called(call) not in WRAPPERS:
                 continue
             model = keyword(call, "module", 0)
-            if model is not None and layers_of(source, model) & BATCH_NORMS:
+            if model is not None and has_batch_norms(source, model):
                 yield self._finding(source, call, self._batch_size(source))
 
     def _batch_size(self, source: Source) -> int | None:

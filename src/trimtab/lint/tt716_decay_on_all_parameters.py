@@ -10,7 +10,7 @@ from trimtab.lint._models import has_biases, has_norms, layers_of
 from trimtab.lint._names import words
 from trimtab.lint._optimizers import Built, built
 from trimtab.lint._rule import SourceRule
-from trimtab.lint._source import Source
+from trimtab.lint._source import Source, keyword
 
 DECOUPLED = words("AdamW AdamW8bit PagedAdamW8bit Lion LAMB Lamb NAdamW")
 """Optimizers that shrink weights directly, so that the decay acts in full on every parameter."""
@@ -74,9 +74,10 @@ optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.01)
     def _decay(self, source: Source, one: Built) -> float | None:
         for each in one.call.keywords:
             if each.arg == "weight_decay":
+                given = [*source.origins.of(each.value), *_defaults(source, each.value)]
                 values = {
                     o.value
-                    for o in source.origins.of(each.value)
+                    for o in given
                     if isinstance(o, ast.Constant) and isinstance(o.value, int | float)
                 }
                 return float(max(values)) if len(values) == 1 else None
@@ -94,3 +95,17 @@ optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.01)
             ),
             fix=f"build {one.name} from trimtab.optim.param_groups({one.key}, {decay:g})",
         )
+
+
+def _defaults(source: Source, node: ast.expr) -> list[ast.expr]:
+    """Return the default of a command-line option, for `args.weight_decay`."""
+    if not isinstance(node, ast.Attribute):
+        return []
+    flags = {f"--{node.attr}", f"--{node.attr.replace('_', '-')}"}
+    return [
+        default
+        for call in source.all(ast.Call)
+        if isinstance(call.func, ast.Attribute) and call.func.attr == "add_argument"
+        if any(isinstance(a, ast.Constant) and a.value in flags for a in call.args)
+        if (default := keyword(call, "default")) is not None
+    ]

@@ -86,13 +86,25 @@ for x, y in loader:
                 yield self._unseen(source, node, target)
 
     def _training_loops(self, source: Source) -> set[ast.AST]:
-        return {
-            loop
-            for trace in source.traces
-            for e in trace.of("backward")
-            for loop in e.loops
-            if isinstance(loop, LOOPS)
-        }
+        """Return the loops in which an optimizer steps, or somebody does its work by hand."""
+        found: set[ast.AST] = set()
+        for trace in source.traces:
+            loops = {n for e in trace.of("backward") for n in e.loops if isinstance(n, LOOPS)}
+            stepping = {n for e in trace.of("step") for n in e.loops}
+            found |= {n for n in loops if n in stepping or self._moves_by_hand(n)}
+        return found
+
+    def _moves_by_hand(self, loop: ast.AST) -> bool:
+        """Tell whether a loop subtracts gradients itself: `p.data -= lr * p.grad`."""
+        for node in ast.walk(loop):
+            by_hand = isinstance(node, ast.AugAssign) and isinstance(node.op, ast.Sub)
+            if isinstance(node, ast.AugAssign) and by_hand and ".grad" in ast.unparse(node.value):
+                return True
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                text = ast.unparse(node)
+                if node.func.attr in {"add_", "sub_"} and ".grad" in text and "-" in text:
+                    return True
+        return False
 
     def _writes(self, source: Source) -> Iterator[tuple[ast.AST, ast.Attribute]]:
         """Yield each write with the `x.data` that it changes."""

@@ -13,6 +13,8 @@ from trimtab.lint._scopes import ClassInfo, Definition, dotted
 from trimtab.lint._source import Source, is_constant, keyword
 
 REGISTERING: Final = ("add_module", "register_module", "setattr(self", "register_parameter")
+READING: Final = words("len enumerate zip range reversed iter print")
+"""Calls that register nothing."""
 PARAMETERLESS: Final = words(
     "ReLU ReLU6 LeakyReLU GELU SiLU ELU SELU CELU Tanh Sigmoid Softplus Softmax "
     "LogSoftmax Dropout Dropout1d Dropout2d Dropout3d AlphaDropout Flatten Unflatten "
@@ -90,14 +92,7 @@ class Net(nn.Module):
 
     def _is_registered(self, info: ClassInfo, name: str) -> bool:
         """Tell whether the attribute is also handed to a container, or whole to something else."""
-        for node in ast.walk(info.node):
-            if isinstance(node, ast.Call):
-                given = [*node.args, *(k.value for k in node.keywords)]
-                plain = [g.value if isinstance(g, ast.Starred) else g for g in given]
-                own = dotted(node.func) in {"len", "enumerate", "zip", "range", "reversed", "iter"}
-                if not own and any(dotted(g) == f"self.{name}" for g in plain):
-                    return True
-        return False
+        return _is_passed_on(info.node, f"self.{name}")
 
     def _judge(
         self, source: Source, info: ClassInfo, name: str, found: Definition
@@ -107,6 +102,8 @@ class Net(nn.Module):
             return None
         if found.scope.name and not dotted(_target(found)).startswith("self."):
             return None
+        if isinstance(value, ast.Name):
+            return self._from_local(source, name, value)
         kind = _container(value)
         if kind == "tensor" and _is_loose_tensor(source, value):
             return self._loose(source, name, value)
@@ -115,6 +112,21 @@ class Net(nn.Module):
             if layer:
                 return self._hidden(source, name, value, layer, kind)
         return None
+
+    def _from_local(self, source: Source, name: str, value: ast.Name) -> Finding | None:
+        """Find a local list of layers that becomes the attribute as it is."""
+        scope = source.scope_of(value)
+        made = [d.value for d in scope.definitions.get(value.id, ()) if d.how == "assign"]
+        if len(made) != 1 or made[0] is None or _container(made[0]) not in {"list", "dict"}:
+            return None
+        if _is_passed_on(scope.node, value.id):
+            return None
+        layer = self._layer_in(source, made[0])
+        for given in [] if layer else _put_into(scope.node, value.id):
+            for origin in [given, *source.origins.of(given)]:
+                if isinstance(origin, ast.Call):
+                    layer = layer or self._layer(source, origin)
+        return self._hidden(source, name, value, layer, _container(made[0])) if layer else None
 
     def _layer_in(self, source: Source, value: ast.expr) -> str:
         """Return the name of a layer that is made inside a list, dict or comprehension."""
@@ -222,6 +234,17 @@ def _put_into(node: ast.AST, key: str) -> Iterator[ast.expr]:
             for target in part.targets:
                 if isinstance(target, ast.Subscript) and dotted(target.value) == key:
                     yield part.value
+
+
+def _is_passed_on(node: ast.AST, key: str) -> bool:
+    """Tell whether a list goes whole into a call, such as that of ModuleList."""
+    for part in ast.walk(node):
+        if isinstance(part, ast.Call) and dotted(part.func) not in READING:
+            given = [*part.args, *(k.value for k in part.keywords)]
+            plain = [g.value if isinstance(g, ast.Starred) else g for g in given]
+            if any(dotted(g) == key for g in plain):
+                return True
+    return False
 
 
 def _target(found: Definition) -> ast.expr | None:

@@ -73,6 +73,8 @@ for x, y in loader:
         call = event.node
         if not isinstance(call, ast.Call):
             return True
+        if call.args and event.loss is not None and event.via != "scaler":
+            return True  # rows of a Jacobian, one by one
         value = keyword(call, "retain_graph") or keyword(call, "create_graph")
         return value is not None and not is_constant(value, False)  # noqa: FBT003
 
@@ -112,7 +114,7 @@ for x, y in loader:
         what = (
             f"{loss_called(name)} goes backward a second time, after line {first.node.lineno}"
             if first is not None
-            else f"{loss_called(name)} goes backward at every pass of a loop, and is computed before it"
+            else f"{loss_called(name)} goes backward in a loop, and is computed before it"
         )
         return self.at(
             source,

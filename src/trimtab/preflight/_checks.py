@@ -27,6 +27,7 @@ from trimtab.preflight.tt021_zero_learning_rate import ZeroLearningRate
 from trimtab.preflight.tt022_identical_units import IdenticalUnits
 from trimtab.preflight.tt023_unreached_parameters import UnreachedParameters
 from trimtab.preflight.tt024_failing_pass import FailingPass
+from trimtab.preflight.tt025_batchnorm_momentum import BatchnormMomentum
 from trimtab.preflight.tt502_nonfinite_batch import NonfiniteBatch
 from trimtab.preflight.tt504_labels_out_of_range import LabelsOutOfRange
 from trimtab.preflight.tt505_inputs_not_normalised import InputsNotNormalised
@@ -57,6 +58,7 @@ CHECKS: Final[tuple[type[LiveRule], ...]] = (
     IdenticalUnits,
     UnreachedParameters,
     FailingPass,
+    BatchnormMomentum,
     NonfiniteBatch,
     LabelsOutOfRange,
     InputsNotNormalised,

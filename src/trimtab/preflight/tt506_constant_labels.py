@@ -31,7 +31,7 @@ class ConstantLabels(LiveRule):
     code: ClassVar[str] = "TT506"
     name: ClassVar[str] = "constant-labels"
     severity: ClassVar[Severity] = Severity.WARNING
-    symptom: ClassVar[Symptom] = Symptom.SLOW_CONVERGENCE
+    symptom: ClassVar[Symptom] = Symptom.SILENT_CONFIG_ERROR
     leads_to: ClassVar[tuple[str, ...]] = ("TT3",)
     rank: ClassVar[int] = 13
     example: ClassVar[str] = """

@@ -8,7 +8,7 @@ import numpy as np
 
 from trimtab.findings import Evidence, Finding, Fix, Symptom, register
 from trimtab.rules._history import Floats, History
-from trimtab.rules._loss_curve import LossCurve, is_interleaved, loss_curve, spread
+from trimtab.rules._loss_curve import MAD_TO_SIGMA, LossCurve, is_interleaved, loss_curve
 from trimtab.rules._rule import RunRule
 from trimtab.rules._updates import row_medians, values_at, weight_updates
 
@@ -74,7 +74,7 @@ findings = trim.findings
         if len(newest) < self.window or is_interleaved(history):
             return
         level = float(np.median(newest))
-        deviation = spread(np.diff(newest)) / 2**0.5
+        deviation = MAD_TO_SIGMA * float(np.median(np.abs(np.diff(newest)))) / 2**0.5
         swing = deviation / max(abs(level), 1e-12)
         coarse = deviation > self.share * abs(curve.start)
         if swing < self.swing or not coarse:

@@ -70,7 +70,7 @@ findings = trim.findings
         step, what, share, count, total = min(found)
         yield self.finding(
             step=step,
-            what=f"{share:.2g} of the {what} was NaN or infinite, and so in {count} of {total} "
+            what=f"{share:.3g} of the {what} was NaN or infinite, and so in {count} of {total} "
             "records",
             evidence=(
                 Evidence(name=f"share of the {what} that is not finite", value=share, normal="0"),

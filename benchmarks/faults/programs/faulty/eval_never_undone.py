@@ -1,5 +1,5 @@
 # part: tune
-# source: TrainCheck (OSDI 2025); Karpathy 2018, number 2
+# source: Karpathy 2018, most common neural net mistakes, number 2
 # expects: TT725
 import torch
 from torch import nn

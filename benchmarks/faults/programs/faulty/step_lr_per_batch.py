@@ -1,5 +1,5 @@
 # part: report
-# source: TheDeepChecker (2023): learning rate decayed too fast
+# source: Humbatova et al., ICSE 2020: learning rate schedule
 # expects: TT703
 import torch
 from torch import nn, optim
