@@ -97,6 +97,7 @@ def workplace(tmp_path, monkeypatch):
         del _rule._REGISTRY[code]  # of a page's own
 
 
+@pytest.mark.filterwarnings("ignore:[A-Z]+[0-9]+ :trimtab.StabilityWarning")  # findings
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_python_runs(page, workplace, monkeypatch):
     write_files(page, workplace)
@@ -226,9 +227,10 @@ def resolve(path: str) -> object:
     parts = path.split(".")
     value: object = importlib.import_module(parts[0])
     for i, part in enumerate(parts[1:], start=2):
-        if not hasattr(value, part):
-            importlib.import_module(".".join(parts[:i]))
-        value = getattr(value, part)
+        try:
+            value = getattr(value, part)
+        except AttributeError:  # not imported yet, or hidden by a function of the package's name
+            value = importlib.import_module(".".join(parts[:i]))
     return value
 
 

@@ -1058,7 +1058,8 @@ class TestFolder:
         with attach(model, optimizer, out=tmp_path) as trim:
             step_once(model, optimizer, torch.full((2, 3), torch.nan))
             events = trim.run().events()
-        assert [e["kind"] for e in events] == ["nonfinite", "skipped"]
+        kinds = [e["kind"] for e in events if e["kind"] != "finding"]
+        assert kinds == ["nonfinite", "skipped"]
 
     def test_in_memory_there_is_nothing_to_read(self):
         model = nn.Linear(3, 1)

@@ -9,9 +9,17 @@ BAD = {
         "binary",
         [
             (
-                "        x = self.relu(self.layer_1(x))",
-                "        self.layer_1.weight.data /= self.layer_1.weight.data.norm()\n"
-                "        x = self.relu(self.layer_1(x))",
+                "        return self.layer_3(x)",
+                "        x = self.layer_3(x)\n        x.data.clamp_(-5, 5)\n        return x",
+            ),
+        ],
+    ),
+    "forward of a layer": (
+        "binary",
+        [
+            (
+                "        return self.layer_3(x)",
+                "        self.layer_1.weight.data *= 0.99\n        return self.layer_3(x)",
             ),
         ],
     ),
@@ -68,6 +76,27 @@ GOOD = {
                 "    optimizer.step()\n"
                 "    for p, ema_p in zip(model_0.parameters(), ema_model.parameters()):\n"
                 "        ema_p.data.mul_(0.99).add_(p.data, alpha=0.01)\n",
+            ),
+        ],
+    ),
+    "normalised before use": (
+        "binary",
+        [
+            (
+                "        x = self.relu(self.layer_1(x))",
+                "        self.layer_1.weight.data /= self.layer_1.weight.data.norm()\n"
+                "        x = self.relu(self.layer_1(x))",
+            ),
+        ],
+    ),
+    "under no_grad": (
+        "binary",
+        [
+            (
+                "    optimizer.step()\n",
+                "    optimizer.step()\n"
+                "    with torch.no_grad():\n"
+                "        model_0.layer_1.weight.data.clamp_(-1, 1)\n",
             ),
         ],
     ),

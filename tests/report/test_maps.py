@@ -37,7 +37,7 @@ def test_a_model_of_many_layers_has_coarser_maps(make_run):
     few = pack_maps([RunData.load(make_run("few", num_steps=1000, num_layers=10, every=5))])
     many = pack_maps([RunData.load(make_run("many", num_steps=1000, num_layers=300, every=5))])
     assert few["maps"][0]["runs"][0]["note"] == "200 records; a cell is one of them."
-    assert many["maps"][0]["runs"][0]["note"] == "A cell is the largest of 2 records."
+    assert many["maps"][0]["runs"][0]["note"] == "A cell is the largest of 3 records."
 
 
 def test_what_is_all_one_value_does_not_come_first(tmp_path):

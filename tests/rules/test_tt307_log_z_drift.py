@@ -49,6 +49,7 @@ def test_drift_below_zero_counts_too(make_history):
         {"log_z": [2.3] + [80.0] * 19},  # not on its way any more
         {"loss": 100.0},  # no logits, as in regression
         {"end": 0.01},  # nearly all predictions are right
+        {"end": 3.0},  # it diverges
         {"log_z": NAN},
     ],
 )

@@ -12,7 +12,7 @@ from trimtab.checkpoint import list_checkpoints
 
 KEYS = {
     *("recipe", "stopped", "steps", "skipped_steps", "initial_loss", "final_loss", "val_loss"),
-    *("tokens", "seconds", "num_parameters", "device", "out"),
+    *("tokens", "seconds", "num_parameters", "device", "findings", "out"),
 }
 
 
@@ -27,6 +27,7 @@ def test_a_run_leaves_a_whole_folder(run, name):
     assert summary.keys() == KEYS | extra
     assert (summary["recipe"], summary["steps"], summary["skipped_steps"]) == (name, 12, 0)
     assert summary["stopped"] == "finished"
+    assert summary["findings"] == []
     assert summary["final_loss"] < summary["initial_loss"]
     assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert load_file(list_checkpoints(folder / "checkpoints")[-1] / "model.safetensors")

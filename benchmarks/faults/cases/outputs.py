@@ -203,6 +203,20 @@ def log_of_softmax(out: Tensor, y: Tensor) -> Tensor:
     return -(functional.one_hot(y, out.shape[-1]) * torch.log(out.softmax(-1))).sum(-1).mean()
 
 
+class Cosine(nn.Module):
+    """Compares features with a direction for each class, sharply, as contrastive models do."""
+
+    def __init__(self, temperature: float) -> None:
+        super().__init__()
+        self.body = mlp([64, 64, 32])
+        self.classes = nn.Parameter(torch.randn(10, 32))
+        self.temperature = temperature
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = functional.normalize(self.body(x), dim=1)
+        return features @ functional.normalize(self.classes, dim=1).T / self.temperature
+
+
 @case(
     "log-of-softmax-mlp",
     kind="mlp",
@@ -214,9 +228,8 @@ def log_of_softmax(out: Tensor, y: Tensor) -> Tensor:
     twin="mlp-sgd",
 )
 def log_softmax_mlp(g: torch.Generator) -> Setup:
-    model = mlp([64, 64, 64, 10])
-    task = digits().with_inputs(lambda x: x * 60)
-    return program(task, g, model, adam(model, 3e-2), log_of_softmax)
+    model = Cosine(temperature=0.01)
+    return on_digits(g, model, adam(model), log_of_softmax)
 
 
 @case(

@@ -244,7 +244,7 @@ class HiddenMlp(nn.Module):
     part="tune",
     symptoms=FLAT,
     causes={"hidden-parameters"},
-    site=r"layers|^$",
+    site=r"layers|outside|^$",
     twin="mlp-adam",
 )
 def hidden_mlp(g: torch.Generator) -> Setup:
@@ -272,7 +272,7 @@ class HiddenBlocks(RowEncoder):
     part="report",
     symptoms=FLAT,
     causes={"hidden-parameters"},
-    site=r"stages|^$",
+    site=r"stages|outside|^$",
     twin="encoder-rows",
 )
 def hidden_encoder(g: torch.Generator) -> Setup:

@@ -35,8 +35,32 @@ def answers(job: Job, pairs: Sequence[Pair]) -> list[Pair]:
     return [_asked(job, pair) for pair in pairs]
 
 
-def _asked(job: Job, pair: Pair) -> Pair:
+def asks_plainly(job: Job, pair: Pair) -> bool:
+    """Tell whether the loss is that of `model(x)` and `y` as they are, or of parts of them.
+
+    Args:
+        job: Whose loop body is begun once; what it changes before the loss stays changed.
+        pair: Inputs and targets.
+    """
+    if job.train_step is None:
+        return True
+    try:
+        output, target = _asked(job, pair, whole=False)
+        plain = call_model(job.model, pair[0])
+    except Exception:  # noqa: BLE001 # whatever it does, it is not that
+        return False
+    shapes = [getattr(t, "shape", ())[1:] for t in (output, target, plain, pair[1])]
+    dims = [getattr(t, "ndim", -1) for t in (output, target, plain, pair[1])]
+    return shapes[:2] == shapes[2:] and dims[:2] == dims[2:]
+
+
+def _asked(job: Job, pair: Pair, *, whole: bool = True) -> Pair:
     """Return what the loop body first asks its loss function.
+
+    Args:
+        job: Whose loop body is begun.
+        pair: Inputs and targets.
+        whole: Whether it has to be about all of the batch.
 
     Raises:
         ValueError: It is not about the model's output and the batch's targets.
@@ -53,8 +77,8 @@ def _asked(job: Job, pair: Pair) -> Pair:
         given = ()
     finally:
         handle.remove()
-    if len(given) < 2 or not _matches(given[0], seen) or not _is_target(given[1], y):
-        raise ValueError("the loss is not one of the model's output and the batch's targets")
+    if len(given) < 2 or (whole and not (_matches(given[0], seen) and _is_target(given[1], y))):
+        raise ValueError("The loss is not one of the model's output and the batch's targets.")
     return given[0], given[1]
 
 

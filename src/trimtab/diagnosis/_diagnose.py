@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from trimtab.diagnosis._answers import asks_plainly
 from trimtab.diagnosis._batches import Batches, Pair
 from trimtab.diagnosis._cause import find_cause
 from trimtab.diagnosis._diagnosis import Diagnosis
@@ -31,6 +32,9 @@ from trimtab.errors import ConfigError
 from trimtab.findings import Finding, Selection, merge
 from trimtab.preflight import LiveRule, preflight
 from trimtab.rules import History, Judge, describe_setup, run_rules
+
+COMPARING: Final = frozenset({"TT007", "TT008", "TT009", "TT024", "TT504"})
+"""Codes that judge how outputs and targets fit, which a loop body may see to by itself."""
 
 FULL_RECORDS: Final = 100
 """Steps up to which every one is recorded; of longer runs every second one."""
@@ -187,8 +191,9 @@ class _Examination:
             rules=[r for r in self.chosen.rules("live") if isinstance(r, LiveRule)],
             overfit_s=0,  # the trials do that, if need be
         )
-        own = job.train_step is not None  # which may call the model in another way
-        return [f for f in result.findings if not (own and f.code == "TT024")]
+        if asks_plainly(job, pair):
+            return list(result.findings)
+        return [f for f in result.findings if f.code not in COMPARING]
 
     def _outcome(self, log: Log, end: Any) -> Outcome:
         """Compare with the beginning; the model is at its beginning now."""

@@ -192,7 +192,8 @@ class Outcome:
     def learned_nothing(self) -> bool:
         """Whether the answers are no better than one that ignores the input."""
         knows = 0.0 if math.isnan(self.knows) else self.knows
-        return self.learned < LEARNED and knows < 2 * LEARNED
+        stays_bad = self.learned < -0.1 and self.fell < 0.2
+        return self.learned < LEARNED and (knows < 2 * LEARNED or stays_bad)
 
     @property
     def worse(self) -> bool:

@@ -31,10 +31,29 @@ def evaluations(source: "Source") -> Iterator[Evaluation]:
         busy = {id(loop) for e in trace.of("backward", "step") for loop in e.loops}
         for event in trace.of("forward"):
             loop = next((n for n in reversed(event.loops) if isinstance(n, ast.For)), None)
-            if loop is not None and id(loop) not in busy and _is_held_out(event, loop):
+            free = loop is not None and id(loop) not in busy
+            if loop is not None and free and _evaluates(source, trace, event, loop):
                 yield Evaluation(trace, event, loop)
             elif _on_held_out_batch(event) and not _trains(source, event, trace):
                 yield Evaluation(trace, event, None)
+
+
+def _evaluates(source: "Source", trace: Trace, event: Event, loop: ast.For) -> bool:
+    """Tell whether a loop is over held-out data, or in a function that evaluates by what it does.
+
+    That is one whose name says so and that turns gradients off or the network to evaluation.
+    """
+    if _is_held_out(event, loop):
+        return True
+    function = source.function(event.node)
+    if function is None or not EVALUATION_NAME.search(function.name):
+        return False
+    if function.name.startswith("test_"):  # as likely a test of pytest's
+        return False
+    turned = any(
+        e.detail == "eval" and source.function(e.node) is function for e in trace.of("mode")
+    )
+    return turned or without_gradients(event)
 
 
 def _is_held_out(event: Event, loop: ast.For) -> bool:

@@ -23,6 +23,8 @@ KEEPING: Final = words(
 )
 """Operations of tensors that gradients pass, and that hold no parameters themselves."""
 DEPTH: Final = 16
+OWN: Final = 2
+"""Expressions that are still the loss itself: its name, and what that is given."""
 
 
 class Graph:
@@ -99,32 +101,41 @@ class Graph:
         return call.func.value if isinstance(call.func, ast.Attribute) else None
 
     def _call(self, call: ast.Call) -> State:
-        source, name = self.source, self.source.called(call)
-        method = call.func.attr if isinstance(call.func, ast.Attribute) and not name else ""
         if is_without_gradients(self.source, call) and self._is_network(call):
             self.cuts.append(call)
             return "cut"
-        if method in CUTTING_METHODS and isinstance(call.func, ast.Attribute):
-            return self._cut(call, call.func.value)
-        if name in CUTTING_CALLS and source.qualname(call.func).startswith(("torch", "numpy")):
-            given = call.args[0] if call.args else None
-            if isinstance(given, ast.Constant | ast.List | ast.Tuple | ast.UnaryOp):
-                return "data" if keyword(call, "requires_grad") is None else "alive"  # a leaf
-            return self._cut(call, given)
-        if name in {"Variable", "float", "FloatTensor"} and call.args:
-            inner = self._of(call.args[0])
-            if name == "float" and inner == "alive":
-                self.cuts.append(call)
-                return "cut"
-            return inner
-        if method in SHAPERS | KEEPING and isinstance(call.func, ast.Attribute):
-            return self._of(call.func.value)
-        if name in SHAPERS | KEEPING and source.qualname(call.func).startswith("torch"):
+        cut = self._cutting(call)
+        if cut is not None:
+            return cut
+        name = self.source.called(call)
+        if name in SHAPERS | KEEPING and self._is_of(call, "torch"):
             return self._all(list(call.args[:1]))
+        if not name and isinstance(call.func, ast.Attribute):
+            if call.func.attr == "requires_grad_" and len(self._busy) > OWN:
+                return "alive"  # a new leaf, of which gradients are wanted
+            if call.func.attr in SHAPERS | KEEPING:
+                return self._of(call.func.value)
         if self._is_loss(call):
             passed = [*call.args, *(k.value for k in call.keywords)]
             return self._all([p for p in passed if not isinstance(p, ast.Starred)])
         return "alive"
+
+    def _cutting(self, call: ast.Call) -> State | None:
+        """Judge calls that return a value without its history; None for others."""
+        name = self.source.called(call)
+        first = call.args[0] if call.args else None
+        if not name and isinstance(call.func, ast.Attribute):
+            return self._cut(call, call.func.value) if call.func.attr in CUTTING_METHODS else None
+        if name in CUTTING_CALLS and self._is_of(call, "torch", "numpy"):
+            if isinstance(first, ast.Constant | ast.List | ast.Tuple | ast.UnaryOp):
+                return "data" if keyword(call, "requires_grad") is None else "alive"  # a leaf
+            return self._cut(call, first)
+        if name in {"Variable", "FloatTensor"} and first is not None:
+            return self._of(first)
+        return self._cut(call, first) if name == "float" else None
+
+    def _is_of(self, call: ast.Call, *packages: str) -> bool:
+        return self.source.qualname(call.func).startswith(packages)
 
     def _is_loss(self, call: ast.Call) -> bool:
         if loss_names(self.source, call):
@@ -137,6 +148,8 @@ class Graph:
         return self.source.origins.is_model(call.func) and not self.source.called(call)
 
     def _name(self, node: ast.expr) -> State:
+        if len(self._busy) > 1 and self._is_made_leaf(node):
+            return "alive"
         found = reaching(self.source, node)
         if not found:
             name = last_name(dotted(node))
@@ -146,6 +159,18 @@ class Graph:
         if "alive" in states:
             return "alive"
         return "cut" if "cut" in states else "data"
+
+    def _is_made_leaf(self, node: ast.expr) -> bool:
+        """Tell whether gradients of a tensor are asked for: `x.requires_grad_()`."""
+        key = dotted(node)
+        if self.source.scope_of(node).definitions.get(f"{key}.requires_grad"):
+            return True
+        return "requires_grad_" in self.source.text and any(
+            isinstance(n.func, ast.Attribute)
+            and n.func.attr == "requires_grad_"
+            and dotted(n.func.value) == key
+            for n in self.source.all(ast.Call)
+        )
 
     def _definition(self, found: Definition, node: ast.expr) -> State:
         if found.how in {"loop", "param"}:

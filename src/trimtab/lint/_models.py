@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 ZOOS: Final = ("torchvision.models", "timm", "transformers", "segmentation_models_pytorch")
 """Packages whose networks have norms, and dropout or batch statistics."""
 WITH_BATCH_NORM: Final = re.compile(
-    r"(wide_)?res(net|next)\d|densenet\d|mobilenet_|mnasnet|efficientnet_|regnet_|shufflenet_|"
-    r"inception_|googlenet|vgg\d+_bn"
+    r"""(?x)
+    (wide_)?res(net|next)\d|densenet\d|mobilenet_|mnasnet|efficientnet_|regnet_|shufflenet_|
+    inception_|googlenet|vgg\d+_bn
+    """
 )
 """Networks of torchvision that normalise by batches."""
 

@@ -111,35 +111,51 @@ OPTIMIZER_NAME: Final = re.compile(r"(?i)optim|(^|_)opt(_[a-z0-9]{1,4}|[0-9dg])?
 SCHEDULER_NAME: Final = re.compile(r"(?i)sched|(^|_)lr_?s$")
 SCALER_NAME: Final = re.compile(r"(?i)(^|_)(grad_?|loss_?|amp_?)?scaler$")
 MODEL_NAME: Final = re.compile(
-    r"(?i)(^|_)(models?|net(work)?|[a-z]*net|classifier|backbone|encoder|decoder|generator|"
-    r"discriminator|critic|actor|policy|net[dg]|module|transformer|cnn|mlp|rnn|lstm|gru|vae|"
-    r"autoencoder)(_?[0-9a-z])?$"
+    r"""(?ix)
+    (^|_)(models?|net(work)?|[a-z]*net|classifier|backbone|encoder|decoder|generator|
+    discriminator|critic|actor|policy|net[dg]|module|transformer|cnn|mlp|rnn|lstm|gru|vae|
+    autoencoder)(_?[0-9a-z])?$
+    """
 )
 LOSS_NAME: Final = re.compile(r"(?i)(loss|criterion|objective|(^|_)err([dg]|or)?)(_|$|[0-9a-z])")
 LOSS_FUNCTION_NAME: Final = re.compile(
-    r"(?i)(^|_)(loss(_?(fn|func?|function))?|criterion(_?[a-z0-9]+)?|objective|crit)$|_loss$|Loss$"
+    r"""(?ix)
+    (^|_)(loss(_?(fn|func?|function))?|criterion(_?[a-z0-9]+)?|objective|crit)$|_loss$|Loss$
+    """
 )
 TRAIN_DATA_NAME: Final = re.compile(r"(?i)train(?!er)|trn(_|$)")
 HELD_OUT_NAME: Final = re.compile(
-    r"(?i)(^|_|\b)(val|valid|validation|test|testing|eval|evaluation|dev|holdout|heldout)"
-    r"(_|\b|loader|dl|dataloader|data|set|ds|dataset|iter|batches|x)"
+    r"""(?ix)
+    (^|_|\b)(val|valid|validation|test|testing|eval|evaluation|dev|holdout|heldout)
+    (_|\b|loader|dl|dataloader|data|set|ds|dataset|iter|batches|x)
+    """
 )
 EVALUATION_NAME: Final = re.compile(
-    r"(?i)(^|_)(eval|evaluate|evaluation|validate|validation|valid|val|test|infer|inference|"
-    r"predict)(_|$)"
+    r"""(?ix)
+    (^|_)(eval|evaluate|evaluation|validate|validation|valid|val|test|infer|inference|
+    predict)(_|$)
+    """
 )
 TARGET_NAME: Final = re.compile(
-    r"(?i)^(y|ys|yb|y_?true|y_?batch|y_?train|batch_?y|b_?y|yy|labels?|targets?|lbls?|gt|"
-    r"ground_?truth|classes|tgt|truth)[0-9]?$|_(labels?|targets?)$|^(label|target)s?_"
+    r"""(?ix)
+    ^(y|ys|yb|y_?true|y_?batch|y_?train|batch_?y|b_?y|yy|labels?|targets?|lbls?|gt|
+    ground_?truth|classes|tgt|truth)[0-9]?$|_(labels?|targets?)$|^(label|target)s?_
+    """
 )
 DATA_NAME: Final = re.compile(
-    r"(?i)^(x|xs|xb|x_?batch|x_?train|batch(_?[xy])?|b_?x|inputs?|images?|imgs?|data|features?|"
-    r"feats|samples?|src|seqs?|sequences?|texts?|tokens|real)[0-9]?$"
+    r"""(?ix)
+    ^(x|xs|xb|x_?batch|x_?train|batch(_?[xy])?|b_?x|inputs?|images?|imgs?|data|features?|
+    feats|samples?|src|seqs?|sequences?|texts?|tokens|real)[0-9]?$
+    """
 )
 FRAMEWORK_NAME: Final = re.compile(
-    r"(?i)accelerator|fabric|engine|deepspeed|strategy|booster|ppe?$"
+    r"""(?ix)
+    accelerator|fabric|engine|deepspeed|strategy|booster|ppe?$
+    """
 )
 OTHER_NETWORK_NAME: Final = re.compile(
-    r"(?i)target|ema|shadow|avg|average|teacher|moment|mean_|slow|old|copy|swa|_k(\b|_|\.)|key|init"
+    r"""(?ix)
+    target|ema|shadow|avg|average|teacher|moment|mean_|slow|old|copy|swa|_k(\b|_|\.)|key|init
+    """
 )
 """Networks that follow another one; nothing is trained through them."""

@@ -13,11 +13,12 @@ if TYPE_CHECKING:
     from trimtab.lint._trace import Event
 
 STEP_WORDS: Final = re.compile(
-    r"(?i)(^|_|\b)(total|num|n|max|train|training|t)_?(train|training|optimization)?_?"
-    r"(steps|iters|iterations)\b|\w+_per_epoch|num_batches"
+    r"""(?ix)
+    (^|_|\b)(total|num|n|max|train|training|t)_?(train|training|optimization)?_?
+    (steps|iters|iterations)\b|\w+_per_epoch|num_batches
+    """
 )
 EPOCH_WORDS: Final = re.compile(r"(?i)epoch")
-WITH_WARMUP: Final = frozenset(n for n in SCHEDULERS if n.startswith("get_"))
 HORIZONS: Final = {
     "OneCycleLR": (("total_steps", 2),),
     "CosineAnnealingLR": (("T_max", 1),),

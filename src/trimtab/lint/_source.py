@@ -3,6 +3,7 @@
 import ast
 import builtins
 import io
+import tokenize
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -112,9 +113,25 @@ class Source:
                 found[alias.asname or alias.name] = f"{module}.{alias.name}"
         return found
 
+    @cached_property
+    def code(self) -> str:
+        """The text without its comments."""
+        if "#" not in self.text:
+            return self.text
+        try:
+            tokens = list(tokenize.generate_tokens(io.StringIO(self.text).readline))
+        except (tokenize.TokenError, IndentationError):
+            return self.text
+        lines = io.StringIO(self.text).readlines()
+        for token in tokens:
+            if token.type == tokenize.COMMENT:
+                row, column = token.start
+                lines[row - 1] = lines[row - 1][:column] + "\n"
+        return "".join(lines)
+
     def mentions(self, *words: str) -> bool:
-        """Tell whether one of the words stands anywhere in the text."""
-        return any(word in self.text for word in words)
+        """Tell whether one of the words stands anywhere in the text, comments left out."""
+        return any(word in self.text for word in words) and any(word in self.code for word in words)
 
     def scope_of(self, node: ast.AST) -> Scope:
         """Return the scope a node is in."""

@@ -102,11 +102,6 @@ class Trace:
     functions: set[ast.AST] = field(default_factory=set)
     """Those that were followed."""
 
-    @property
-    def is_called(self) -> bool:
-        """Whether it is known that nothing surrounds the entry: it is the file itself."""
-        return isinstance(self.root, ast.Module)
-
     def of(self, *kinds: Kind) -> list[Event]:
         """Return the events of some kinds."""
         return [e for e in self.events if e.kind in kinds]

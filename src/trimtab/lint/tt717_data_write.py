@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Final
 
 from trimtab.findings import Finding, Severity, Symptom, register
+from trimtab.lint._graph import is_without_gradients
 from trimtab.lint._names import OTHER_NETWORK_NAME
 from trimtab.lint._rule import SourceRule
 from trimtab.lint._scopes import LOOPS, dotted, position
@@ -24,10 +25,10 @@ class DataWrite(SourceRule):
     not there any more. A write to `.data` is not counted: between forward and backward it gives
     wrong gradients without an error.
     Measured: an assignment to `x.data`, or a method that works in place on it, within `forward()`
-    or between a forward pass and its `backward()` (a warning), or elsewhere in a training loop
-    (advice).
-    Silent on: initialisation before training, gradients (`p.grad.data`), and networks that follow
-    another one (EMA, target networks).
+    after x was used, or between a forward pass and its `backward()` (a warning), or elsewhere in a
+    training loop (advice).
+    Silent on: initialisation before training, gradients (`p.grad.data`), code under `no_grad`, and
+    networks that follow another one (EMA, target networks).
     Fix: `with torch.no_grad(): x.copy_(...)`, which autograd does see.
     Source: torch.Tensor.detach, "Note"; PyTorch 0.4 migration guide, 2018: "What about .data?".
     """
@@ -78,12 +79,30 @@ for x, y in loader:
                 and source.origins.is_module(owner)
             )
             around = [n for n in source.around(node) if n in loops]
+            if is_without_gradients(source, node):
+                continue  # autograd is off: a moving average, or the like
+            if in_forward and not self._is_used_before(source, node, target):
+                continue  # the forward pass has not seen the old values
             if in_forward:
                 yield self._harmful(source, node, target, "inside forward()")
             elif around and self._before_backward(source, node, around[0]):
                 yield self._harmful(source, node, target, "between the forward pass and backward()")
             elif around:
                 yield self._unseen(source, node, target)
+
+    def _is_used_before(self, source: Source, node: ast.AST, target: ast.Attribute) -> bool:
+        """Tell whether a tensor, or the layer it belongs to, is used above in the same function."""
+        key = dotted(target.value)
+        layer = key.rpartition(".")[0]
+        keys = {key, layer} if layer.count(".") else {key}
+        scope = source.scope_of(node)
+        return any(
+            dotted(n) in keys
+            and position(n) < position(node)
+            and source.scope_of(n) is scope
+            and getattr(source.parent(n), "attr", "") not in {"data", "weight", "bias"}
+            for n in [*source.all(ast.Name), *source.all(ast.Attribute)]
+        )
 
     def _training_loops(self, source: Source) -> set[ast.AST]:
         """Return the loops in which an optimizer steps, or somebody does its work by hand."""

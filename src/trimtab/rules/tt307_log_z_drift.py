@@ -26,7 +26,7 @@ class LogZDrift(RunRule):
         its way.
 
     Silent on: outputs that are no logits, logits that stay below 50, and logits that are large
-        because nearly all predictions are right.
+        because nearly all predictions are right or because the loss rises with them.
 
     Fix: add a z-loss of 1e-4 times the square of log Z (`trimtab.losses`), leave weight decay on
         the output layer, or cap the logits softly.
@@ -65,6 +65,8 @@ findings = trim.findings
     """Records that are needed."""
     learnt: float = 0.1
     """Loss over its start below which logits are large because the model is right."""
+    risen: float = 1.2
+    """Loss over its start above which logits grow because the run diverges."""
     tolerance: float = 0.35
     """Relative difference of the first log Z from the first loss up to which the output is taken
     for logits."""
@@ -78,8 +80,9 @@ findings = trim.findings
         first, loss = float(known.values[0]), float(curve.values[0])
         if loss <= 0 or abs(first - loss) > self.tolerance * loss:
             return
-        if abs(float(np.median(curve.values[-10:]))) < self.learnt * loss:
-            return  # sure of itself, and right
+        level = float(np.median(curve.values[-10:]))
+        if abs(level) < self.learnt * loss or level > self.risen * loss:
+            return  # sure of itself and right, or diverging
         third = len(known.values) // 3
         sizes = np.abs(known.values)
         middle, now = float(np.median(sizes[third:-third])), float(np.median(sizes[-third:]))
