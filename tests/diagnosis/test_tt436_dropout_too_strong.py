@@ -16,7 +16,7 @@ def job(make_model, env, p):
 
 @pytest.mark.slow
 def test_fires(make_model, env):
-    model, *rest = job(make_model, env, 0.995)
+    model, *rest = job(make_model, env, 0.999)
 
     found = diagnose(model, *rest, steps=100, selection=ALONE)
 
@@ -25,7 +25,7 @@ def test_fires(make_model, env):
     assert first.code == "TT436"
     assert first.what.endswith(f"with less dropout it took {trial.learned:.0%} off the loss")
     assert first.remedy.args == {"p": 0.1}
-    assert model[2].p == 0.995
+    assert model[2].p == 0.999
 
 
 @pytest.mark.slow

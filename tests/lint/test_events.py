@@ -4,7 +4,7 @@ import pytest
 
 from trimtab.lint import Source
 
-HEAD = "import torch  # .step\nfrom torch.nn.utils import clip_grad_norm_\n"
+HEAD = "'.step'\nimport torch\nfrom torch.nn.utils import clip_grad_norm_\n"
 
 
 def events(text):

@@ -54,6 +54,15 @@ BAD = {
             ),
         ],
     ),
+    "requires_grad_ at once": (
+        "distributed",
+        [
+            (
+                "loss = criterion(outputs, labels)",
+                "loss = criterion(outputs.detach(), labels).requires_grad_()",
+            ),
+        ],
+    ),
     "requires_grad": (
         "steps",
         [
@@ -122,6 +131,21 @@ for states, actions, rewards in loader:
     loss.backward()
     optimizer.step()
     history.append(loss.item())
+""",
+    "a new leaf": """\
+import torch
+import torch.nn.functional as F
+
+for x, y in loader:
+    reference = model(x).detach().requires_grad_()
+    loss = F.cross_entropy(reference, y)
+    loss.backward()
+    compare(reference.grad)
+    image = decode(x).detach()
+    image.requires_grad_(True)
+    loss = F.mse_loss(image, y)
+    loss.backward()
+    step(image)
 """,
     "gradient of the input": """\
 import torch

@@ -45,13 +45,19 @@ def verdicts(
         made.append(_raised(log))
     if said.isdisjoint(BAD_DATA) and _is_unsafe(log, history):
         made.append(_unsafe(log))
-    if log.nonfinite_call is not None and "TT303" not in said:
-        made.append(_nonfinite(log))
-    elif outcome.worse and "TT302" not in said:
-        made.append(_diverged(outcome))
-    elif outcome.learned_nothing and not outcome.broken and "TT304" not in said:
-        made.append(_nothing_learned(outcome))
-    return made
+    end = _end(log, outcome)
+    return made if end is None or end.code in said else [*made, end]
+
+
+def _end(log: Log, outcome: Outcome) -> Finding | None:
+    """Return how the run ended, if it ended badly."""
+    if log.nonfinite_call is not None:
+        return _nonfinite(log)
+    if outcome.worse:
+        return _diverged(outcome)
+    if outcome.learned_nothing and not outcome.broken:
+        return _nothing_learned(outcome)
+    return None
 
 
 def _stuck(history: History) -> Finding:
