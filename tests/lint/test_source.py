@@ -92,3 +92,10 @@ def test_small_things():
 
 def test_nothing_is_traced_where_nothing_trains():
     assert Source("import torch\nx = model(y)\n").traces == []
+
+
+def test_comments_mention_nothing():
+    source = Source("# SyncBatchNorm\nx = 'a # b'  # scaler\n")
+
+    assert not source.mentions("SyncBatchNorm", "scaler")
+    assert source.mentions("# b")

@@ -121,7 +121,7 @@ class Policy(nn.Module):
         self.body = mlp([64, 64, 10])
 
     def forward(self, x: Tensor) -> Tensor:
-        return functional.softmax(20 * self.body(x), -1)
+        return functional.softmax(60 * self.body(x), -1)
 
 
 @case(
@@ -145,7 +145,7 @@ def zero_probability(g: torch.Generator) -> Setup:
 
     return Setup(
         model=model,
-        optimizer=adam(model, 1e-3),
+        optimizer=adam(model, 1e-2),
         loss_fn=loss,
         batches=task.batches(32, g),
         score=task.score,

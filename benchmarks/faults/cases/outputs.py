@@ -224,11 +224,10 @@ class Cosine(nn.Module):
     part="tune",
     symptoms={Symptom.NAN},
     causes={"nonfinite"},
-    ends_in="nan",
     twin="mlp-sgd",
 )
 def log_softmax_mlp(g: torch.Generator) -> Setup:
-    model = Cosine(temperature=0.01)
+    model = Cosine(temperature=0.005)
     return on_digits(g, model, adam(model), log_of_softmax)
 
 

@@ -36,7 +36,7 @@ from trimtab.rules import History, Judge, describe_setup, run_rules
 COMPARING: Final = frozenset({"TT007", "TT008", "TT009", "TT024", "TT504"})
 """Codes that judge how outputs and targets fit, which a loop body may see to by itself."""
 
-FULL_RECORDS: Final = 100
+FULL_RECORDS: Final = 200
 """Steps up to which every one is recorded; of longer runs every second one."""
 
 
@@ -52,6 +52,7 @@ def diagnose(
     seed: int = 0,
     keep: bool = False,
     trials: bool = True,
+    curvature: bool = False,
     selection: Selection | None = None,
 ) -> Diagnosis:
     """Train for some steps, judge what happened, and say what is wrong and why.
@@ -77,6 +78,8 @@ def diagnose(
             are put back, bit for bit, and so is what else `train_step` has hold of and has a
             `state_dict`: a loss scaler, a schedule of its own, another model.
         trials: Whether a run that fails is tried again with changes; a trial costs up to 100 steps.
+        curvature: Whether to measure the sharpness of the loss 20 times on the way, for a rule that
+            compares it with what the learning rate bears; each costs about 60 backward passes.
         selection: Which rules judge, and with which thresholds.
 
     Returns:
@@ -100,7 +103,9 @@ def diagnose(
     state = State(model, optimizer, scheduler, loss_fn, others)
     try:
         with seeded(seed):
-            return _Examination(job, source, state, steps, seed, chosen).run(trials=trials)
+            return _Examination(job, source, state, steps, seed, chosen).run(
+                trials=trials, curvature=curvature
+            )
     finally:
         source.put_back()
         if not keep:
@@ -147,13 +152,14 @@ class _Examination:
         self.judge = Judge(describe_setup(job.model, [job.optimizer]), rules=run_rules(chosen))
         self.trials: Sequence[Trial] = ()
 
-    def run(self, *, trials: bool) -> Diagnosis:
+    def run(self, *, trials: bool, curvature: bool) -> Diagnosis:
         pairs = self.source.take(self.steps)
         first = next(iter(pairs))
         before = self._preflight(first)
         self.state.restore()
         every = 1 if self.steps <= FULL_RECORDS else 2
-        watched = Watched(self.job, judge=self.judge, traced=True)
+        often = max(1, self.steps // 20) if curvature else 0
+        watched = Watched(self.job, judge=self.judge, traced=True, curvature=often)
         with seeded(self.seed):  # as each trial does
             log = watched.run(_chained(first, pairs), every)
         job = self.job

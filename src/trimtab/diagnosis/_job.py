@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from trimtab.diagnosis._batches import Pair, call_model, measure, size_of, tensors_in
+from trimtab.diagnosis._curvature import measure_sharpness
 from trimtab.diagnosis._reach import reachable
 from trimtab.diagnosis._trace import Trace, is_users
 from trimtab.engine import Trim, attach, describe_run
@@ -79,6 +80,7 @@ class Watched:
         job: That is run; its objects are changed.
         judge: Rules that see the signals; None measures nothing.
         traced: Whether the order of calls is looked at.
+        curvature: Calls between two measurements of the sharpness; 0 makes none.
     """
 
     def __init__(
@@ -87,12 +89,14 @@ class Watched:
         *,
         judge: Judge | None = None,
         traced: bool = False,
+        curvature: int = 0,
     ) -> None:
-        self.job, self.judge = job, judge
+        self.job, self.judge, self.curvature = job, judge, curvature
         self.log = Log(trace=Trace(job.model, job.optimizer) if traced else None)
         self._records: list[StepRecord] = []
         self._trim: Trim | None = None
         self._call = 0
+        self._measuring = False
         self._pair: Pair = (None, None)
         self._last_loss = float("nan")
         self._args: tuple[tuple[Any, ...], dict[str, Any]] | None = None
@@ -211,11 +215,21 @@ class Watched:
             loss = record.values.get("loss", float("nan"))
             record.values["loss"] = self.log.losses[-1] if loss != loss else loss
             record.values |= measure("input", x) | measure("target", y)
+            if self.curvature and self._call % self.curvature == 0:
+                record.values |= self._sharpness()
             if self._trim is not None and not self.judge.history.order:
                 self.judge.history.order = self._trim.recorder.order
             self.judge.see(record)
             self.log.records.append(record)
         self._records.clear()
+
+    def _sharpness(self) -> dict[str, float]:
+        self._measuring = True  # the loss is not one of the run's
+        try:
+            job = self.job
+            return measure_sharpness(job.model, job.optimizer, job.loss_fn, self._pair)
+        finally:
+            self._measuring = False
 
     def _look_at_gradients(self, *_: Any) -> None:
         """Note the first gradient that is not finite although the loss was."""
@@ -256,7 +270,7 @@ class Watched:
         self._see_loss([*args, *kwargs.values()], loss)
 
     def _see_loss(self, args: Sequence[Any], loss: Any) -> None:
-        if not isinstance(loss, Tensor) or not torch.is_grad_enabled():
+        if not isinstance(loss, Tensor) or not torch.is_grad_enabled() or self._measuring:
             return
         self._last_loss = float(loss.detach().float().mean())
         if self._trim is not None:

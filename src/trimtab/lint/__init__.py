@@ -42,8 +42,10 @@ from trimtab.lint.tt733_optimizer_rebuilt import OptimizerRebuilt
 from trimtab.lint.tt734_scheduler_never_stepped import SchedulerNeverStepped
 from trimtab.lint.tt735_backward_without_step import BackwardWithoutStep
 from trimtab.lint.tt736_clip_without_effect import ClipWithoutEffect
+from trimtab.lint.tt737_accumulation_cleared import AccumulationCleared
 
 __all__ = [
+    "AccumulationCleared",
     "BackwardWithoutStep",
     "CheckResult",
     "ClipBeforeUnscale",

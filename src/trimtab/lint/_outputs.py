@@ -115,10 +115,12 @@ class Outputs:
     def of_maker(self, node: ast.expr, index: int | None = None) -> set[str]:
         """Return what a module returns that an expression makes: `nn.Linear(2, 2)`, `Net()`."""
         if not isinstance(node, ast.Call):
-            if isinstance(node, ast.Name) and not self.source.origins.instances(node):
-                info = lone_model(self.source, node)
-                return self.of_class(info, index) if info else {"unknown"}
-            return {"unknown"}
+            if not isinstance(node, ast.Name):
+                return {"unknown"}
+            infos = self.source.origins.instances(node)  # of `self`, where it calls itself
+            if not infos and (lone := lone_model(self.source, node)):
+                infos = [lone]
+            return set().union(*(self.of_class(i, index) for i in infos)) or {"unknown"}
         info = self.source.origins.local_class(node)
         if info is not None:
             return self.of_class(info, index)

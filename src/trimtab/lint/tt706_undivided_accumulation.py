@@ -4,18 +4,16 @@ import ast
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Final
+from typing import ClassVar
 
 from trimtab.findings import Finding, Fix, Severity, Symptom, register
+from trimtab.lint._accumulation import COUNTS, counted
 from trimtab.lint._cycles import Cycle, cycles, is_wildcard
 from trimtab.lint._edits import edit_fix, replace_node
 from trimtab.lint._rule import SourceRule
 from trimtab.lint._scopes import Definition, dotted
 from trimtab.lint._source import Source, names_in
 from trimtab.lint._trace import Event, Trace, compatible
-
-COUNTS: Final = re.compile(r"(?i)accum|micro_?batch|micro_?steps?|grad_steps|iter_size|num_micro")
-"""Names of a number of micro-batches."""
 
 
 @register
@@ -78,7 +76,7 @@ for i, (x, y) in enumerate(loader):
         backwards = [e for e in cycle.of("backward") if e.via != "framework"]
         for event in backwards:
             if event.loops == step.loops and compatible(event, step) and event.index < step.index:
-                counts = self._counted(source, step, event)
+                counts = counted(source, step, event)
                 if counts is not None and not self._cleared_each_time(cycle, step, event):
                     yield counts, event
             elif len(event.loops) == len(step.loops) + 1 and event.index < step.index:
@@ -86,24 +84,6 @@ for i, (x, y) in enumerate(loader):
                 inside = [e for e in cycle.of("zero") if event.loops[-1] in e.loops]
                 if number is not None and not [e for e in inside if not is_wildcard(e)]:
                     yield number, event
-
-    def _counted(self, source: Source, step: Event, backward: Event) -> ast.expr | None:
-        """Return k of the condition `... % k == 0` that parts a step from its backward."""
-        mine = {(b.node, b.arm) for b in backward.context.branches}
-        for branch in step.context.branches:
-            if (branch.node, branch.arm) in mine or not isinstance(branch.node, ast.If):
-                continue
-            test = branch.node.test
-            named = [  # is_last = (i + 1) % k == 0
-                found.value
-                for name in sorted(names_in(test))
-                for found in source.scope_of(test).find(name)
-                if found.value is not None
-            ]
-            for condition in [test, *named]:
-                if (number := _modulus(condition)) is not None:
-                    return number
-        return None
 
     def _cleared_each_time(self, cycle: Cycle, step: Event, backward: Event) -> bool:
         """Tell whether gradients are cleared at every pass, so that nothing adds up."""
@@ -180,18 +160,6 @@ def _repetitions(source: Source, loop: ast.AST) -> ast.expr | None:
     call = loop.iter
     if dotted(call.func) == "range" and len(call.args) == 1 and COUNTS.search(dotted(call.args[0])):
         return call.args[0]
-    return None
-
-
-def _modulus(condition: ast.expr) -> ast.expr | None:
-    """Return k of `... % k == 0`, or of `count == accumulation_steps`."""
-    for part in ast.walk(condition):
-        if isinstance(part, ast.BinOp) and isinstance(part.op, ast.Mod):
-            return part.right
-        if isinstance(part, ast.Compare) and isinstance(part.ops[0], ast.Eq | ast.GtE | ast.Gt):
-            right = part.comparators[0]
-            if COUNTS.search(dotted(right)):
-                return right
     return None
 
 

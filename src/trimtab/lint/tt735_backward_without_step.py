@@ -57,7 +57,8 @@ for x, y in loader:
     def check(self, source: Source) -> Iterator[Finding]:
         """Yield one finding for each loop that never steps."""
         if source.mentions("step_and") or any(
-            n.attr in {"step", "grad"} for n in source.all(ast.Attribute)
+            n.attr == "grad" or (n.attr == "step" and not source.origins.is_scheduler(n.value))
+            for n in source.all(ast.Attribute)
         ):
             return  # something steps, or reads the gradients
         for cycle in cycles(source, "backward"):

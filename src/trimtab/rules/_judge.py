@@ -143,11 +143,16 @@ class Judge:
             self._announce(finding)
 
     def _keep(self, finding: Finding) -> bool:
-        """Keep a finding; returns whether it is new."""
+        """Keep a finding; returns whether it is new, or graver than before."""
         key = (finding.code, finding.place)
         seen = self._found.get(key)
-        self._found[key] = finding if seen is None else seen.with_(count=seen.count + 1)
-        return seen is None
+        if seen is None:
+            self._found[key] = finding
+            return True
+        graver = finding.severity.rank < seen.severity.rank
+        kept = finding.with_(step=seen.step) if graver else seen
+        self._found[key] = kept.with_(count=seen.count + 1)
+        return graver
 
     def _announce(self, finding: Finding) -> None:
         for listener in self.listeners:
