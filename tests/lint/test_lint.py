@@ -104,6 +104,25 @@ def test_accumulation_with_a_counter():
     assert lint_function(divided) == []
 
 
+def test_values_of_the_closure_settle_conditions():
+    def make(*, unscale):
+        scaler = torch.amp.GradScaler("cpu", enabled=False)
+
+        def step(model, optimizer, loss_fn, x, y):
+            optimizer.zero_grad()
+            scaler.scale(loss_fn(model(x), y)).backward()
+            if unscale and scaler is not None:
+                scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            scaler.step(optimizer)
+            scaler.update()
+
+        return step
+
+    assert lint_function(make(unscale=True)) == []
+    assert [f.code for f in lint_function(make(unscale=False))] == ["TT701"]
+
+
 def test_a_bound_method_and_a_callable_object():
     class Stepper:
         def run(self, model, optimizer, loss_fn, x, y):

@@ -100,15 +100,6 @@ GOOD = {
             ),
         ],
     ),
-    "clears every time": """\
-import torch
-
-for i, (x, y) in enumerate(loader):
-    optimizer.zero_grad()
-    loss_fn(model(x), y).backward()
-    if i % 2 == 0:
-        optimizer.step()
-""",
     "accelerate divides": """\
 from accelerate import Accelerator
 

@@ -55,6 +55,24 @@ BAD = {
             ),
         ],
     ),
+    "of a module that owns its loss": """\
+import lightning as L
+import torch
+from torch import nn
+
+
+class Classifier(L.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3), nn.Softmax(dim=1))
+
+    def forward(self, x):
+        return self.net(x)
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        return nn.functional.cross_entropy(self(x), y)
+""",
     "log_softmax": (
         "steps",
         [

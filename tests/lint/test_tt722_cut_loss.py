@@ -54,6 +54,15 @@ BAD = {
             ),
         ],
     ),
+    "a leaf whose gradient nobody reads": (
+        "distributed",
+        [
+            (
+                "outputs = ddp_model(images)\n        loss",
+                "outputs = ddp_model(images).detach().requires_grad_()\n        loss",
+            ),
+        ],
+    ),
     "requires_grad_ at once": (
         "distributed",
         [
@@ -145,7 +154,7 @@ for x, y in loader:
     image.requires_grad_(True)
     loss = F.mse_loss(image, y)
     loss.backward()
-    step(image)
+    image = image - image.grad
 """,
     "gradient of the input": """\
 import torch

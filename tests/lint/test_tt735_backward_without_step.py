@@ -36,6 +36,15 @@ BAD = {
             ),
         ],
     ),
+    "only the schedule moves": (
+        "distributed",
+        [
+            (
+                "        optimizer.step()\n",
+                "",
+            ),
+        ],
+    ),
     "function": (
         "steps",
         [

@@ -4,11 +4,13 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
+from trimtab.diagnosis._job import Job
 from trimtab.diagnosis._outcome import LEARNED, Outcome
 from trimtab.diagnosis._trials import (
     Trial,
     Trials,
     frozen_share,
+    has_odd_inputs,
     has_unusual_settings,
     strongest_dropout,
 )
@@ -50,6 +52,12 @@ UNSOUND: Final = frozenset(
 STRONG_DROPOUT: Final = 0.7
 """Dropout from which on a run with less of it is tried: up to 0.5 is usual."""
 
+NEARLY_ALL: Final = 0.9
+"""Share of frozen parameters at which a run that learns nothing needs no other explanation."""
+
+MUCH: Final = 0.2
+"""Share of the loss by which a trial has to beat a run that did not fail."""
+
 CALM: Final = 1e-4
 """Median update ratio below which a learning rate is first tried higher."""
 
@@ -62,9 +70,12 @@ def find_cause(trials: Trials, suspects: set[str], *, failed: bool) -> Finding |
         suspects: Codes of what was found before.
         failed: Whether the run failed; else it may only be slow.
     """
+    _specific(trials, suspects, failed=failed)
     if not failed:
-        return _slow(trials)
-    _specific(trials, suspects)
+        return _better(trials) or _slow(trials)
+    if trials.base.learned_nothing and frozen_share(trials.job.model) >= NEARLY_ALL:
+        unfrozen = next(t for t in trials.done if t.kind == "frozen")
+        return _frozen_finding(unfrozen, trials.base)
     _rates(trials)
     healing = [t for t in trials.done if _is_sound(t, trials.base)]
     if healing:
@@ -75,19 +86,33 @@ def find_cause(trials: Trials, suspects: set[str], *, failed: bool) -> Finding |
     return None
 
 
-def _specific(trials: Trials, suspects: set[str]) -> None:
+def is_odd(job: Job) -> bool:
+    """Tell whether a setting is far from what anybody uses, and so worth a trial."""
+    return has_unusual_settings(job.optimizer) or strongest_dropout(job.model) >= STRONG_DROPOUT
+
+
+def _better(trials: Trials) -> Finding | None:
+    """Return a finding if a usual setting in place of an odd one makes a far better run."""
+    before = trials.base.learned
+    better = [t for t in trials.done if t.learned >= before + MUCH]
+    return _finding(_choose(better), trials.base) if better else None
+
+
+def _specific(trials: Trials, suspects: set[str], *, failed: bool) -> None:
     """Try what was suspected before, or is far from what anybody does."""
     groups = trials.job.optimizer.param_groups
-    if frozen_share(trials.job.model) > 0.5:
-        trials.unfrozen()
-    if "TT505" in suspects:
-        trials.inputs()
     if has_unusual_settings(trials.job.optimizer):
         trials.optimizer()
-    if any(float(g.get("weight_decay") or 0.0) >= SUSPECT_DECAY for g in groups):
-        trials.decay()
     if strongest_dropout(trials.job.model) >= STRONG_DROPOUT:
         trials.dropout()
+    if not failed:
+        return
+    if frozen_share(trials.job.model) > 0.5:
+        trials.unfrozen()
+    if "TT505" in suspects or has_odd_inputs(trials.batches.kept):
+        trials.inputs()
+    if any(float(g.get("weight_decay") or 0.0) >= SUSPECT_DECAY for g in groups):
+        trials.decay()
     if suspects & UNSOUND:
         trials.initialisation()
 
@@ -117,7 +142,7 @@ def _is_sound(trial: Trial, base: Outcome) -> bool:
 def _choose(healing: Sequence[Trial]) -> Trial:
     best = max(t.learned for t in healing)
     near = [t for t in healing if t.learned >= NEAR_BEST * best]
-    order = ["frozen", "inputs", "optimizer", "decay", "dropout", "initialisation", "lr"]
+    order = ["frozen", "optimizer", "decay", "dropout", "inputs", "initialisation", "lr"]
     return min(near, key=lambda t: order.index(t.kind))
 
 

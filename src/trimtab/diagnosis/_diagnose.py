@@ -11,7 +11,7 @@ from torch.nn.parameter import is_lazy
 
 from trimtab.diagnosis._answers import asks_plainly
 from trimtab.diagnosis._batches import Batches, Pair
-from trimtab.diagnosis._cause import find_cause
+from trimtab.diagnosis._cause import find_cause, is_odd
 from trimtab.diagnosis._diagnosis import Diagnosis
 from trimtab.diagnosis._job import Job, Log, TrainStep, Watched
 from trimtab.diagnosis._loop_rule import LoopRule
@@ -203,7 +203,8 @@ class _Examination:
 
     def _outcome(self, log: Log, end: Any) -> Outcome:
         """Compare with the beginning; the model is at its beginning now."""
-        if end is None:
+        adversary = any(isinstance(o, torch.optim.Optimizer) for o in self.job.others)
+        if end is None or adversary:  # with which what is to be learned changes all the time
             return Outcome(None, None, None, log.losses)
         start = probe(self.job, self.source.first(NUM_PROBED), self.seed)
         constant = constant_loss(self.job, self.source.first(NUM_PROBED))
@@ -224,11 +225,12 @@ class _Examination:
         return [finding for finding in made if self.chosen.allows(finding.code)]
 
     def _try(self, outcome: Outcome, log: Log, found: Sequence[Finding]) -> Finding | None:
-        if outcome.start is None or any(is_cause(f) for f in found) or log.error is not None:
+        if outcome.start is None or any(is_cause(f, found) for f in found) or log.error is not None:
             return None
         failed = has_failed(outcome, log) or is_ailing(outcome, found)
         slow = outcome.fell < 0.2 and not outcome.learned > ENOUGH
-        if not (failed or slow):
+        odd = not outcome.is_sound and is_odd(self.job)
+        if not (failed or slow or odd):
             return None
         trials = Trials(
             self.job,

@@ -19,9 +19,13 @@ NUM_PROBED: Final = 8
 LEARNED: Final = 0.03
 """Share of the loss of the best constant answer below which a run has learned nothing."""
 
-SOUND: Final = 0.9
-"""Share of the loss of the best constant answer from which on a run has learned its task; more than
-all of it is left by losses that may become negative."""
+SOUND: Final = 0.5
+"""Share of the loss of the best constant answer from which on a run that ends at its best is sound,
+whatever it looks like on the way."""
+
+ABSURD: Final = 100.0
+"""Share of it that only a loss without a bound can leave behind: a likelihood, which may become
+negative, leaves a few times all of it."""
 
 TRIVIAL: Final = 1e-3
 """Share of the first loss below which the best constant answer leaves nothing to learn."""
@@ -185,8 +189,18 @@ class Outcome:
 
     @property
     def is_sound(self) -> bool:
-        """Whether the run has learned nearly all that there was to learn, and nothing absurd."""
-        return SOUND <= self.learned <= 2 and not self.broken
+        """Whether the run has learned much, ends at its best, and its loss is no absurd one."""
+        return SOUND <= self.learned <= ABSURD and not self.broken and self._ends_at_its_best
+
+    @property
+    def _ends_at_its_best(self) -> bool:
+        losses = [v for v in self.losses if math.isfinite(v)]
+        width = max(1, len(losses) // 10)
+        parts = [losses[i : i + width] for i in range(0, len(losses) - width + 1, width)]
+        levels = [statistics.median(part) for part in parts]
+        if len(levels) < 3:
+            return True
+        return levels[-1] <= min(levels) + 0.1 * (max(levels[0], levels[1]) - min(levels))
 
     @property
     def learned_nothing(self) -> bool:

@@ -17,6 +17,9 @@ from trimtab.diagnosis._state import State, seeded
 MAX_STEPS: Final = 100
 """Steps of a trial: enough to see whether a run comes to life."""
 
+ODD_SCALE: Final = 10.0
+"""Ratio of scales from which on inputs are worth a trial: standardised ones are within 2."""
+
 PAST: Final = 40
 """Steps that a trial goes on after the one in which the run itself failed."""
 
@@ -223,7 +226,7 @@ def has_unusual_settings(optimizer: torch.optim.Optimizer) -> bool:
             beta1 > 0.98
             or not 0.8 <= beta2 <= 0.99999
             or (isinstance(eps, int | float) and "betas" in group and not 1e-12 < eps <= 1e-4)
-            or float(group.get("momentum") or 0.0) > 0.99
+            or float(group.get("momentum") or 0.0) >= 0.98
             or bool(group.get("maximize"))
         )
         if odd:
@@ -244,6 +247,26 @@ def reinitialise(model: nn.Module) -> None:
         init.auto_(model)
     except Exception:  # noqa: BLE001 # a model that cannot be traced keeps the modules' own
         return
+
+
+def has_odd_inputs(pairs: Sequence[Any]) -> bool:
+    """Tell whether inputs are far from mean 0 and standard deviation 1, or their features differ.
+
+    Args:
+        pairs: Inputs and targets; only inputs of floating point count.
+    """
+    first = [tensors_in(x)[0] for x, _ in pairs[:NUM_PROBED] if tensors_in(x)]
+    floats = [t.reshape(len(t), -1).float() for t in first if t.is_floating_point() and t.ndim > 1]
+    if not floats or len(floats) != len(first) or len({t.shape[1] for t in floats}) > 1:
+        return False
+    rows = torch.cat(floats)
+    rows = rows[rows.isfinite().all(dim=1)]
+    if len(rows) < 2:
+        return False
+    spread = rows.std(dim=0)
+    spread = spread[spread > 0]
+    apart = len(spread) > 1 and float(spread.quantile(0.9) / spread.quantile(0.1)) > ODD_SCALE
+    return apart or float(rows.abs().mean()) > ODD_SCALE / 2 or float(rows.std()) < 1 / ODD_SCALE
 
 
 def standardiser(pairs: Sequence[Any]) -> Callable[[Any], Any]:

@@ -15,6 +15,9 @@ SOFT: Final = frozenset(
 )  # fmt: skip
 """What harms some runs and not others: said only of a run that fails."""
 
+AFTERWARDS: Final = frozenset({"TT404", "TT405", "TT409"})
+"""What updates that are too large leave behind."""
+
 PROMOTED: Final = frozenset({"TT014"})
 """What is advice in itself, and a cause where nothing else explains a run that fails."""
 
@@ -51,7 +54,15 @@ def _is_shown(finding: Finding, found: Sequence[Finding]) -> bool:
     return any(explains(finding, f) for f in hard)
 
 
-def is_cause(finding: Finding) -> bool:
+def is_cause(finding: Finding, found: Sequence[Finding] = ()) -> bool:
+    """Tell whether a finding explains a failure without a trial.
+
+    Args:
+        finding: It.
+        found: All of them: gradients that vanish after updates that were too large are no cause.
+    """
+    if finding.code in AFTERWARDS and any(f.code == "TT401" for f in found):
+        return False
     hard = finding.code not in SOFT or finding.code in BELIEVED
     believed = hard and finding.code.startswith(CAUSES)
     return believed and finding.severity is not Severity.ADVICE

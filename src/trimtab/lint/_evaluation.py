@@ -48,7 +48,9 @@ def _evaluates(source: "Source", trace: Trace, event: Event, loop: ast.For) -> b
     function = source.function(event.node)
     if function is None or not EVALUATION_NAME.search(function.name):
         return False
-    if function.name.startswith("test_"):  # as likely a test of pytest's
+    if function.name.lstrip("_").startswith("test_"):  # as likely a test of pytest's
+        return False
+    if source.function(loop) is not function:
         return False
     turned = any(
         e.detail == "eval" and source.function(e.node) is function for e in trace.of("mode")

@@ -3,7 +3,14 @@
 import ast
 from typing import TYPE_CHECKING, Final, Literal
 
-from trimtab.lint._names import DATA_NAME, LOSS_FUNCTION_NAME, SHAPERS, TARGET_NAME, words
+from trimtab.lint._names import (
+    DATA_NAME,
+    LOSS_FUNCTION_NAME,
+    OPTIMIZERS,
+    SHAPERS,
+    TARGET_NAME,
+    words,
+)
 from trimtab.lint._origins import reaching
 from trimtab.lint._outputs import loss_names
 from trimtab.lint._scopes import FUNCTIONS, Definition, dotted
@@ -23,8 +30,6 @@ KEEPING: Final = words(
 )
 """Operations of tensors that gradients pass, and that hold no parameters themselves."""
 DEPTH: Final = 16
-OWN: Final = 2
-"""Expressions that are still the loss itself: its name, and what that is given."""
 
 
 class Graph:
@@ -111,8 +116,8 @@ class Graph:
         if name in SHAPERS | KEEPING and self._is_of(call, "torch"):
             return self._all(list(call.args[:1]))
         if not name and isinstance(call.func, ast.Attribute):
-            if call.func.attr == "requires_grad_" and len(self._busy) > OWN:
-                return "alive"  # a new leaf, of which gradients are wanted
+            if call.func.attr == "requires_grad_" and self._is_wanted(call):
+                return "alive"  # a new leaf
             if call.func.attr in SHAPERS | KEEPING:
                 return self._of(call.func.value)
         if self._is_loss(call):
@@ -148,7 +153,7 @@ class Graph:
         return self.source.origins.is_model(call.func) and not self.source.called(call)
 
     def _name(self, node: ast.expr) -> State:
-        if len(self._busy) > 1 and self._is_made_leaf(node):
+        if self._is_made_leaf(node):
             return "alive"
         found = reaching(self.source, node)
         if not found:
@@ -161,15 +166,35 @@ class Graph:
         return "cut" if "cut" in states else "data"
 
     def _is_made_leaf(self, node: ast.expr) -> bool:
-        """Tell whether gradients of a tensor are asked for: `x.requires_grad_()`."""
+        """Tell whether gradients of a tensor are asked for, and used: `x.requires_grad_()`."""
         key = dotted(node)
-        if self.source.scope_of(node).definitions.get(f"{key}.requires_grad"):
-            return True
-        return "requires_grad_" in self.source.text and any(
+        asked = "requires_grad_" in self.source.text and any(
             isinstance(n.func, ast.Attribute)
             and n.func.attr == "requires_grad_"
             and dotted(n.func.value) == key
             for n in self.source.all(ast.Call)
+        )
+        scope = self.source.scope_of(node)
+        return bool(asked or scope.definitions.get(f"{key}.requires_grad")) and self._is_used(key)
+
+    def _is_wanted(self, call: ast.Call) -> bool:
+        """Tell whether the gradients of a leaf are used that a statement makes."""
+        statement = self.source.statement(call)
+        if not isinstance(statement, ast.Assign):
+            return False
+        return any(self._is_used(dotted(t)) for t in statement.targets)
+
+    def _is_used(self, key: str) -> bool:
+        """Tell whether something reads a tensor's gradient, or an optimizer moves the tensor."""
+        if not key:
+            return False
+        if self.source.mentions("autograd.grad"):
+            return True
+        if any(n.attr == "grad" and dotted(n.value) == key for n in self.source.all(ast.Attribute)):
+            return True
+        return any(
+            self.source.called(c) in OPTIMIZERS and any(key in names_in(a) for a in c.args)
+            for c in self.source.all(ast.Call)
         )
 
     def _definition(self, found: Definition, node: ast.expr) -> State:

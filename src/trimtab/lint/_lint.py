@@ -145,17 +145,20 @@ def _standing_alone(text: str) -> tuple[str, int]:
     return plain, shift
 
 
-def _surroundings(function: FunctionType) -> dict[str, dict[str, str]]:
-    """Return what the names around a function stand for, and the classes of the objects."""
+def _surroundings(function: FunctionType) -> dict[str, dict[str, Any]]:
+    """Return what the names around a function stand for, constants, and classes of objects."""
     aliases: dict[str, str] = {}
     classes: dict[str, str] = {}
+    constants: dict[str, object] = {}
     closure = inspect.getclosurevars(function)
     for name, value in [*closure.globals.items(), *closure.nonlocals.items()]:
-        if isinstance(value, ModuleType):
+        if value is None or isinstance(value, bool | int | float | str):
+            constants[name] = value
+        elif isinstance(value, ModuleType):
             aliases[name] = value.__name__
         elif isinstance(value, type | FunctionType | BuiltinFunctionType):
             module = getattr(value, "__module__", None) or ""
             aliases[name] = f"{module}.{getattr(value, '__name__', name)}"
         else:
             classes[name] = type(value).__name__
-    return {"aliases": aliases, "classes": classes}
+    return {"aliases": aliases, "classes": classes, "constants": constants}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from trimtab.errors import ConfigError
 from trimtab.lint._scopes import Function, Scope, ScopeBuilder, dotted
+from trimtab.lint._settle import settle
 
 if TYPE_CHECKING:
     from trimtab.lint._origins import Origins
@@ -41,6 +42,7 @@ class Source:
             is not seen.
         aliases: What names stand for that the text does not import.
         classes: Classes of objects that the text uses and does not make, by name.
+        constants: Values of names that the text does not set; conditions on them are settled.
 
     Raises:
         ConfigError: The text is not Python.
@@ -54,13 +56,14 @@ class Source:
         fragment: bool = False,
         aliases: Mapping[str, str] | None = None,
         classes: Mapping[str, str] | None = None,
+        constants: Mapping[str, object] | None = None,
     ) -> None:
         self.text = text
         self.path = path
         self.fragment = fragment
         self.given_classes = dict(classes or {})
         try:
-            self.tree = ast.parse(text)
+            self.tree = settle(ast.parse(text), constants or {}, self.given_classes)
             built = ScopeBuilder(self.tree)
         except (SyntaxError, ValueError, RecursionError) as error:
             line = getattr(error, "lineno", None)
@@ -93,7 +96,8 @@ class Source:
         """What happens in training, in order."""
         from trimtab.lint._trace import make_traces
 
-        return make_traces(self) if self.mentions(*TRAINING_WORDS) else []
+        trains = any(word in self.text for word in TRAINING_WORDS)
+        return make_traces(self) if trains else []
 
     def all(self, *kinds: type[_N]) -> Iterator[_N]:
         """Yield every node of these kinds."""
@@ -131,7 +135,19 @@ class Source:
 
     def mentions(self, *words: str) -> bool:
         """Tell whether one of the words stands anywhere in the text, comments left out."""
-        return any(word in self.text for word in words) and any(word in self.code for word in words)
+        present = [word for word in words if word in self.text]
+        return any(self._is_plain(word) for word in present) or (
+            bool(present) and any(word in self.code for word in present)
+        )
+
+    def _is_plain(self, word: str) -> bool:
+        """Tell whether a word stands anywhere with no `#` before it in its line."""
+        at = self.text.find(word)
+        while at >= 0:
+            if "#" not in self.text[self.text.rfind("\n", 0, at) + 1 : at]:
+                return True
+            at = self.text.find(word, at + 1)
+        return False
 
     def scope_of(self, node: ast.AST) -> Scope:
         """Return the scope a node is in."""
