@@ -30,6 +30,7 @@ class Scripted:
     def __init__(self, base, learned=None, *, ratio=1e-3, optimizer=None, frozen=False):
         self.base, self.learned, self.update_ratio = base, learned or {}, ratio
         self.done = []
+        self.batches = SimpleNamespace(kept=[])
         model = nn.Linear(4, 4)
         model.weight.requires_grad_(not frozen)
         given = optimizer or torch.optim.SGD(model.parameters(), lr=0.1)

@@ -175,7 +175,7 @@ def test_leaves_what_the_loop_has_hold_of_as_it_was(net, make_model):
     found = run(net, body, selection=Selection(select=("TT411", "TT412")))
 
     assert state() == before
-    assert found.trials
+    assert found.trials == ()  # with another optimizer at work a loss says little
     rates = [seen[25 * i][0] for i in range(1 + len(found.trials))]
     factors = [t.factor for t in found.trials]
     assert rates[1:] == pytest.approx([rates[0] * f for f in factors])

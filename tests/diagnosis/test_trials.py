@@ -130,7 +130,7 @@ def test_unusual_settings_become_usual(optimizer):
     [
         sgd(),
         sgd(momentum=0.9, nesterov=True, weight_decay=1e-4),
-        sgd(momentum=0.99),
+        sgd(momentum=0.97),
         adam(),
         adam(betas=(0.9, 0.95)),
         adam(betas=(0.5, 0.9)),  # of GANs

@@ -731,6 +731,9 @@ def policy_program(
     best = (x @ torch.randn(6, 4, generator=g)).argmax(1)
     net = nn.Sequential(nn.Linear(6, 32), nn.Tanh(), nn.Linear(32, 4))
 
+    def surrogate(chosen: Tensor, advantage: Tensor) -> Tensor:
+        return -(advantage * chosen).mean()
+
     def step(model: Any, optimizer: Any, loss_fn: Any, x: Tensor, y: Tensor) -> Tensor:
         log_prob = functional.log_softmax(model(x), 1)
         action = torch.multinomial(log_prob.exp(), 1)
@@ -738,7 +741,7 @@ def policy_program(
         advantage = sign * (reward - reward.mean())
         entropy = -(log_prob.exp() * log_prob).sum(1).mean()
         chosen = log_prob.gather(1, action).squeeze(1)
-        loss = -(advantage * chosen).mean() - 0.01 * entropy
+        loss = loss_fn(chosen, advantage) - 0.01 * entropy
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -747,7 +750,7 @@ def policy_program(
     return Setup(
         model=net,
         optimizer=make(net.parameters()),
-        loss_fn=functional.cross_entropy,
+        loss_fn=surrogate,
         batches=loader(x, best, 64, g),
         train_step=step,
         score=class_score(x, best),
@@ -805,7 +808,8 @@ def actor_critic(g: torch.Generator) -> Setup:
 @fresh("fresh-logistic-lbfgs", kind="binary", source="logistic regression by L-BFGS")
 def logistic_lbfgs(g: torch.Generator) -> Setup:
     x, y = scaled("breast_cancer")
-    y = y.float().view(-1, 1)
+    kept = torch.randperm(len(x), generator=g)[:500]
+    x, y = x[kept], y[kept].float().view(-1, 1)
     net = nn.Linear(30, 1)
 
     def step(model: Any, optimizer: Any, loss_fn: Any, x: Tensor, y: Tensor) -> Tensor:
@@ -951,9 +955,9 @@ def accumulation_program(g: torch.Generator, every: int, lr: float, *, divide: b
     )
 
 
-@fresh("fresh-accumulation", kind="cnn", source="four batches a step, divided")
+@fresh("fresh-accumulation", kind="cnn", source="two batches a step, divided")
 def accumulation(g: torch.Generator) -> Setup:
-    return accumulation_program(g, 4, 0.05, divide=True)
+    return accumulation_program(g, 2, 0.05, divide=True)
 
 
 @fresh("fresh-slow-steady-logistic", kind="binary", source="logistic regression, plain SGD")
@@ -1014,11 +1018,12 @@ def triplet_program(g: torch.Generator, *, safe: bool) -> Setup:
     small = 1e-6 if safe else 0.0
 
     def loss(z: Tensor, y: Tensor) -> Tensor:
+        z = functional.normalize(z)
         far = ((z[:, None] - z[None]).square().sum(-1) + small).sqrt()
         same = y[:, None] == y[None]
         hardest = far.masked_fill(~same, -1.0).amax(1)
         nearest = far.masked_fill(same, 1e4).amin(1)
-        return functional.relu(hardest - nearest + 1.0).mean()
+        return functional.relu(hardest - nearest + 0.3).mean()
 
     return Setup(
         model=net,
@@ -1116,7 +1121,7 @@ def physics(g: torch.Generator) -> Setup:
     t = torch.rand(640, 1, generator=g) * 2
     net = nn.Sequential(nn.Linear(1, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 1))
 
-    def step(model: Any, optimizer: Any, loss_fn: Any, x: Tensor, y: Tensor) -> Tensor:
+    def step(model: Any, optimizer: Any, loss_fn: Any, x: Tensor, _: Tensor) -> Tensor:
         x = x.clone().requires_grad_()
         u = model(x)
         (slope,) = torch.autograd.grad(u.sum(), x, create_graph=True)

@@ -45,10 +45,10 @@ class Job:
     scheduler: Any = None
     """Moved after each step, unless the loop body has hold of it."""
     train_step: TrainStep | None = None
-    reshapes: bool = False
-    """Whether the loop body reshapes outputs or targets before it compares them."""
     others: Sequence[Any] = ()
     """What else has a state that the loop body may change, such as its own schedule or scaler."""
+    reshapes: bool = False
+    """Whether the loop body reshapes outputs or targets before it compares them."""
 
 
 @dataclass

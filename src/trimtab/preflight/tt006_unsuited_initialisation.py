@@ -44,6 +44,8 @@ class UnsuitedInitialisation(LiveRule):
     symptom: ClassVar[Symptom] = Symptom.VANISHING_GRADIENT
     leads_to: ClassVar[tuple[str, ...]] = (
         "TT007", "TT012", "TT020", "TT022", "TT1", "TT2", "TT3",
+        "TT40",
+        "TT418",
     )  # fmt: skip
     rank: ClassVar[int] = 30
     example: ClassVar[str] = """

@@ -35,7 +35,7 @@ class PartlyFrozen(RunRule):
     code: ClassVar = "TT418"
     name: ClassVar = "partly-frozen"
     symptom: ClassVar = Symptom.SILENT_CONFIG_ERROR
-    rank: ClassVar = 21
+    rank: ClassVar = 41
     leads_to: ClassVar = ("TT304", "TT305")
     example: ClassVar = """\
 import torch, trimtab
