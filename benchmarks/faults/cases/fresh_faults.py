@@ -107,14 +107,14 @@ def rate_adam(g: torch.Generator) -> Setup:
 
 
 @fault(
-    "fresh-rate-one-rmsprop-wine",
-    kind="classification",
-    symptoms=BLOWN | STIFF,
+    "fresh-rate-half-rmsprop-lenet",
+    kind="cnn",
+    symptoms=BLOWN | DEAD,
     causes=HIGH,
-    twin="fresh-wine-rmsprop",
+    twin="fresh-lenet",
 )
 def rate_rmsprop(g: torch.Generator) -> Setup:
-    return wine_program(g, partial(RMSprop, lr=5.0))
+    return lenet_program(g, partial(RMSprop, lr=0.5))
 
 
 @fault(
@@ -197,7 +197,7 @@ def rate_tiny_adagrad(g: torch.Generator) -> Setup:
 
 
 @fault(
-    "fresh-rate-spike-all-conv",
+    "fresh-rate-spike-lenet",
     kind="cnn",
     symptoms=BLOWN | {Symptom.DEAD_UNITS, Symptom.NO_LEARNING, Symptom.SILENT_CONFIG_ERROR},
     causes=HIGH | {"learning-rate-jump", "loss-spike"},
@@ -213,6 +213,50 @@ def rate_spike(g: torch.Generator) -> Setup:
         loss_fn=nn.CrossEntropyLoss(),
         batches=loader(x, y, 64, g),
         scheduler=lr_scheduler.LambdaLR(optimizer, lambda i: 300.0 if 120 <= i < 130 else 1.0),
+        score=class_score(x, y),
+    )
+
+
+@fault(
+    "fresh-rate-grows-diabetes",
+    kind="regression",
+    symptoms=BLOWN,
+    causes=HIGH | {"exploding-gradient"},
+    ends_in="divergence",
+    twin="fresh-diabetes-huber",
+)
+def rate_grows(g: torch.Generator) -> Setup:
+    x, y = diabetes()
+    net = nn.Sequential(nn.Linear(10, 24), nn.Tanh(), nn.Linear(24, 1))
+    optimizer = SGD(net.parameters(), lr=0.01, momentum=0.9)
+    return Setup(
+        model=net,
+        optimizer=optimizer,
+        loss_fn=nn.MSELoss(),
+        batches=loader(x, y, 32, g),
+        scheduler=lr_scheduler.LambdaLR(optimizer, lambda i: 1.05**i),
+        score=regression_score(x, y),
+    )
+
+
+@fault(
+    "fresh-warmup-without-end",
+    kind="cnn",
+    symptoms=BLOWN | DEAD,
+    causes=HIGH | {"exploding-gradient", "dead-units"},
+    ends_in="divergence",
+    twin="fresh-all-conv-cosine",
+)
+def warmup_endless(g: torch.Generator) -> Setup:
+    x, y = pictures()
+    net = LeNet()
+    optimizer = SGD(net.parameters(), lr=0.05, momentum=0.9)
+    return Setup(
+        model=net,
+        optimizer=optimizer,
+        loss_fn=nn.CrossEntropyLoss(),
+        batches=loader(x, y, 64, g),
+        scheduler=lr_scheduler.LambdaLR(optimizer, lambda i: (i + 1) / 10),
         score=class_score(x, y),
     )
 
@@ -422,25 +466,14 @@ def elman_forgets(g: torch.Generator) -> Setup:
 
 
 @fault(
-    "fresh-tanh-weights-of-five",
-    kind="binary",
+    "fresh-tanh-weights-of-four",
+    kind="classification",
     symptoms=STIFF | BLOWN,
-    causes={"saturated-units", "unsuited-initialisation", "vanishing-gradient", "initial-loss"},
-    twin="fresh-moons",
+    causes={"saturated-units", "unsuited-initialisation", "initial-loss"},
+    twin="fresh-batchnorm-dropout",
 )
 def saturated(g: torch.Generator) -> Setup:
-    x, y = moons()
-    net = nn.Sequential(nn.Linear(2, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 1))
-    for p in net.parameters():
-        if p.ndim == 2:
-            nn.init.normal_(p, std=8.0)
-    return Setup(
-        model=net,
-        optimizer=SGD(net.parameters(), lr=0.1),
-        loss_fn=nn.BCEWithLogitsLoss(),
-        batches=loader(x, y, 50, g),
-        score=binary_score(x, y),
-    )
+    return lenet_program(g, partial(Adam, lr=2e-3), net=deep(2, nn.Tanh, 4.0))
 
 
 # Inputs, targets and batches
@@ -470,7 +503,7 @@ def raw_cancer(g: torch.Generator) -> Setup:
     "fresh-raw-features-wine-sgd",
     kind="classification",
     symptoms=BLOWN | DEAD,
-    causes={"inputs-not-normalised", "initial-loss"} | HIGH,
+    causes={"inputs-not-normalised", "initial-loss", "dead-units"} | HIGH,
     twin="fresh-wine-rmsprop",
 )
 def raw_wine(g: torch.Generator) -> Setup:
@@ -512,7 +545,7 @@ def raw_targets(g: torch.Generator) -> Setup:
     symptoms=BLOWN | DEAD,
     causes={"targets-not-scaled", "initial-loss", "exploding-gradient"} | HIGH,
     ends_in="nan",
-    twin="fresh-diabetes-huber",
+    twin="fresh-linear-regression",
 )
 def huge_targets(g: torch.Generator) -> Setup:
     x, y = linear_data()
@@ -573,8 +606,10 @@ def labels_equal(g: torch.Generator) -> Setup:
         Symptom.DIVERGENCE,
         Symptom.EXPLODING_GRADIENT,
         Symptom.NO_LEARNING,
+        Symptom.NAN,
     },
     causes={"labels-out-of-range", "unbounded-loss"},
+    ends_in="nan",
     twin="fresh-moons",
 )
 def labels_signed(g: torch.Generator) -> Setup:
@@ -922,7 +957,7 @@ def clip_scaled(g: torch.Generator) -> Setup:
 
     def step(model: Any, optimizer: Any, loss_fn: Any, x: Tensor, y: Tensor) -> Tensor:
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast("cpu", dtype=torch.float16):
             loss = loss_fn(model(x), y)
         scaler.scale(loss).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -1183,21 +1218,25 @@ def dropout_kept(g: torch.Generator) -> Setup:
     kind="mlp",
     symptoms=FLAT,
     causes={"bf16-updates-lost"} | LOW,
-    twin="fresh-spirals",
+    twin="fresh-autocast-bf16",
 )
 def bf16_parameters(g: torch.Generator) -> Setup:
-    x, y = spirals(g)
-    net = nn.Sequential(nn.Linear(2, 48), nn.Tanh(), nn.Linear(48, 48), nn.Tanh(), nn.Linear(48, 2))
-    net = net.to(torch.bfloat16)
+    x, y = pictures()
+    x = ((x - x.mean()) / x.std()).flatten(1)
+    net = nn.Sequential(nn.Linear(64, 96), nn.ReLU(), nn.Linear(96, 10)).to(torch.bfloat16)
+    with torch.no_grad():
+        for p in net.parameters():
+            p.copy_(torch.where(p < 0, p - 0.13, p + 0.13))
 
     def loss(out: Tensor, y: Tensor) -> Tensor:
         return functional.cross_entropy(out.float(), y)
 
     return Setup(
         model=net,
-        optimizer=Adam(net.parameters(), lr=1e-4),
+        optimizer=Adam(net.parameters(), lr=2e-4),
         loss_fn=loss,
-        batches=loader(x.bfloat16(), y, 100, g),
+        batches=loader(x.bfloat16(), y, 32, g),
+        score=class_score(x.bfloat16(), y),
     )
 
 
@@ -1215,12 +1254,12 @@ def fp16_unscaled(g: torch.Generator) -> Setup:
         optimizer.zero_grad()
         with torch.autocast("cpu", dtype=torch.float16):
             out = model(x)
-        loss = 1e-6 * loss_fn(out.float(), y)
+        loss = 2e-6 * loss_fn(out.float(), y)
         loss.backward()
         optimizer.step()
         return loss
 
-    return lenet_program(g, partial(Adam, lr=2e-3), net=net, train_step=step)
+    return lenet_program(g, partial(Adam, lr=2e-3, eps=1e-12), net=net, train_step=step)
 
 
 @fault(

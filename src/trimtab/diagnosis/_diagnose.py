@@ -17,6 +17,7 @@ from trimtab.diagnosis._job import Job, Log, TrainStep, Watched
 from trimtab.diagnosis._loop_rule import LoopRule
 from trimtab.diagnosis._outcome import NUM_PROBED, Outcome, constant_loss, probe
 from trimtab.diagnosis._reach import stateful
+from trimtab.diagnosis._source import source_findings
 from trimtab.diagnosis._state import State, seeded
 from trimtab.diagnosis._trials import Trial, Trials
 from trimtab.diagnosis._verdicts import verdicts
@@ -173,7 +174,8 @@ class _Examination:
         outcome = self._outcome(log, end)
         if log.nonfinite_call is not None and log.nonfinite is not None:
             self.judge.see_source(log.nonfinite_call, log.nonfinite)
-        found = [*before, *self._loop_findings(log), *reversed(self.judge.all_findings)]
+        found = [*before, *source_findings(job.train_step, self.chosen)]
+        found += [*self._loop_findings(log), *reversed(self.judge.all_findings)]
         found += self._verdicts(log, outcome, found)
         proven = self._try(outcome, log, found) if trials else None
         trained.restore()
