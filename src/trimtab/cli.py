@@ -478,7 +478,9 @@ def _show(findings: Sequence[Finding], given: argparse.Namespace, rules: Sequenc
 def _print_summary(summary: dict[str, Any]) -> None:
     for key, value in summary.items():
         form = {"seconds": ".1f"}.get(key, {float: ".4f", int: ","}.get(type(value), ""))
-        print(f"{key:>15}  {value:{form}}")
+        lines = (value or ["none"]) if isinstance(value, list) else [f"{value:{form}}"]
+        for name, line in zip([key, *[""] * len(lines)], lines, strict=False):
+            print(f"{name:>15}  {line}")
 
 
 if __name__ == "__main__":

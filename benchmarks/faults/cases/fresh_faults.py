@@ -244,7 +244,6 @@ def rate_grows(g: torch.Generator) -> Setup:
     kind="cnn",
     symptoms=BLOWN | DEAD,
     causes=HIGH | {"exploding-gradient", "dead-units"},
-    ends_in="divergence",
     twin="fresh-all-conv-cosine",
 )
 def warmup_endless(g: torch.Generator) -> Setup:
@@ -1217,7 +1216,7 @@ def dropout_kept(g: torch.Generator) -> Setup:
     "fresh-bf16-parameters",
     kind="mlp",
     symptoms=FLAT,
-    causes={"bf16-updates-lost"} | LOW,
+    causes={"bf16-updates-lost"},
     twin="fresh-autocast-bf16",
 )
 def bf16_parameters(g: torch.Generator) -> Setup:
@@ -1307,6 +1306,7 @@ def epsilon_large(g: torch.Generator) -> Setup:
     kind="regression",
     symptoms=BLOWN | FLAT,
     causes={"momentum-too-high"} | HIGH,
+    ends_in="divergence",
     twin="fresh-linear-regression",
 )
 def momentum_one(g: torch.Generator) -> Setup:
