@@ -19,7 +19,7 @@ def outcome(learned, *, knows=0.5, losses=(1.0,)):
     return Outcome(start, end, 1.0, losses)
 
 
-def sort(findings, proven=None, *, failed=False, sound=False):
+def sort(findings, proven=None, *, failed=False, sound=None):
     wrong, advice = sorted_out(findings, proven, failed=failed, sound=sound)
     return [f.code for f in wrong], [f.code for f in advice]
 
@@ -113,3 +113,10 @@ def test_faults_that_it_does_not_explain_stay():
     proven = found("learning-rate-too-high")
 
     assert [f.code for f in merged([found("decay-on-norms")], proven)] == ["TT411", "TT004"]
+
+
+@pytest.mark.parametrize(("sound", "heard"), [(False, True), (True, False), (None, False)])
+def test_extremes_are_heard_by_a_run_that_is_less_than_sound(sound, heard):
+    wrong, _ = sort([found("clipped-to-nothing", Severity.WARNING)], sound=sound)
+
+    assert (wrong == ["TT432"]) is heard

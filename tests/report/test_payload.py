@@ -3,8 +3,10 @@ import json
 
 import numpy as np
 
+from trimtab.findings import find_rule
 from trimtab.report._payload import flatten, make_payload
 from trimtab.report._runs import RunData
+from trimtab.rules import load_rules, note_finding
 from trimtab.signals import RunWriter
 
 
@@ -66,3 +68,20 @@ def test_settings_become_dotted_names():
         ("groups.0.lr", "0.1"),
         ("groups.1.lr", "0.2"),
     ]
+
+
+def test_findings_of_rules_are_shown_by_cause(tmp_path):
+    writer = RunWriter(tmp_path / "run", info={})
+    writer.append("steps", 1, {"loss": np.array([1.0])})
+    load_rules()
+    for name, step in (("nonfinite-loss", 9), ("nonfinite-input", 5)):
+        rule = find_rule(name)()
+        note_finding(writer, rule.finding(what="x", step=step, site="s", cause="c", fix="f"))
+    writer.close()
+
+    (shown,) = make_payload([RunData.load(tmp_path / "run")])["runs"][0]["findings"]
+
+    assert shown["title"] == "TT508 nonfinite-input at s, step 5"
+    details = dict(shown["details"])
+    assert details["led to"].startswith("TT303 nonfinite-loss at s, step 9")
+    assert (details["why"], details["fix"]) == ("c", "f")

@@ -145,6 +145,7 @@ def test_findings_are_noted_where_the_report_looks(tmp_path):
     (event,) = load_run(tmp_path / "run").events()
     assert event["kind"] == "finding"
     assert (event["code"], event["step"], event["level"]) == ("XX001", 3, "warn")
+    assert Finding.from_dict(event["finding"]) == finding
     assert (event["what"], event["why"], event["fix"]) == (
         "the loss is high", "steps too long", "slower"
     )  # fmt: skip

@@ -181,7 +181,9 @@ class _Examination:
         trained.restore()
         known = outcome.start is not None
         failed = has_failed(outcome, log) or (not known and is_ailing(outcome, found))
-        found, advice = sorted_out(found, proven, failed=failed, sound=outcome.is_sound)
+        found, advice = sorted_out(
+            found, proven, failed=failed, sound=outcome.is_sound if known else None
+        )
         return Diagnosis(
             findings=merged(found, proven),
             advice=merge(advice),

@@ -15,6 +15,9 @@ SOFT: Final = frozenset(
 )  # fmt: skip
 """What harms some runs and not others: said only of a run that fails."""
 
+EXTREME: Final = frozenset({"TT007", "TT432", "TT435"})
+"""What is soft, but so far from any norm that a run which is less than sound hears of it."""
+
 AFTERWARDS: Final = frozenset({"TT404", "TT405", "TT409"})
 """What updates that are too large leave behind."""
 
@@ -80,7 +83,7 @@ def is_ailing(outcome: Outcome, found: Sequence[Finding]) -> bool:
 
 
 def sorted_out(
-    found: Sequence[Finding], proven: Finding | None, *, failed: bool, sound: bool
+    found: Sequence[Finding], proven: Finding | None, *, failed: bool, sound: bool | None
 ) -> tuple[list[Finding], list[Finding]]:
     """Separate what is wrong from what is worth knowing.
 
@@ -88,7 +91,7 @@ def sorted_out(
         found: Everything.
         proven: What a trial has shown to be the cause.
         failed: Whether the run failed.
-        sound: Whether it has learned nearly all that there was to learn.
+        sound: Whether it has learned what there was to learn; None if that cannot be told.
     """
     wrong, advice = [], []
     for finding in found:
@@ -96,7 +99,9 @@ def sorted_out(
             advice.append(finding.with_(severity=Severity.ADVICE))
             continue
         other = proven is not None and proven.code != finding.code
-        doubted = _is_soft(finding) and (other or not (failed or _is_shown(finding, found)))
+        plain = finding.code in EXTREME and sound is False
+        believed = failed or plain or _is_shown(finding, found)
+        doubted = _is_soft(finding) and (other or not believed)
         if finding.code in PROMOTED and failed and proven is None:
             wrong.append(finding.with_(severity=Severity.WARNING))
         elif finding.severity is Severity.ADVICE or doubted:

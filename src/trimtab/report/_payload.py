@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from trimtab.findings import Finding, Severity, merge
 from trimtab.report._colours import DIVERGING, SEQUENTIAL
 from trimtab.report._facts import about, judge, key_figures
 from trimtab.report._histograms import pack_histograms
@@ -14,10 +15,14 @@ from trimtab.report._maps import pack_maps, unit_of
 from trimtab.report._numbers import title
 from trimtab.report._runs import RunData
 from trimtab.report._series import pack, pack_curve, thin_curve, thin_share
+from trimtab.rules import load_rules
 
 MAX_EVENTS: Final = 300
 AT_RECORDS: Final = {"gradient.noise_scale", "memory.bytes", "weight.norm"}
 """Numbers of a step that are measured only where parameters are."""
+DETAILS: Final = ("what", "evidence", "why", "fix", "also", "led to")
+"""What a finding's card shows of it."""
+
 OWN_PLACE: Final = {
     "loss",
     "val_loss",
@@ -55,7 +60,7 @@ def _run(data: RunData) -> dict[str, Any]:
         if flags.any():
             series[name] = {"y": pack(thin_share(flags), "<f4")}
     thinned = thin_curve(steps.steps, np.zeros(len(steps.steps))).steps
-    found = [event for event in data.events if event.get("kind") == "finding"]
+    found = _merged([event for event in data.events if event.get("kind") == "finding"])
     others = [event for event in data.events if event.get("kind") != "finding"]
     return {
         "name": data.name,
@@ -86,11 +91,40 @@ def _event(event: Mapping[str, Any]) -> dict[str, Any]:
     return {"step": int(event.get("step", 0)), "kind": kind, "text": text}
 
 
+def _merged(events: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return one event for each cause, with what followed from it; others come as they are.
+
+    What trimtab's own rules found is there in full, under the key `finding`.
+    """
+    whole = [Finding.from_dict(e["finding"]) for e in events if "finding" in e]
+    others = [dict(event) for event in events if "finding" not in event]
+    if whole:
+        load_rules()  # which know what leads to what
+    return [_event_of(finding) for finding in merge(whole)] + others
+
+
+def _event_of(finding: Finding) -> dict[str, Any]:
+    levels = {Severity.ERROR: "bad", Severity.ADVICE: "plain"}
+    return {
+        "code": finding.code,
+        "name": finding.name,
+        "site": finding.site,
+        "step": finding.step or 0,
+        "level": levels.get(finding.severity, "warn"),
+        "what": finding.what,
+        "evidence": "; ".join(str(each) for each in finding.evidence),
+        "why": finding.cause,
+        "fix": finding.fix,
+        "also": ", ".join(finding.also),
+        "led to": "; ".join(f"{each}" for each in finding.consequences),
+    }
+
+
 def _finding(event: Mapping[str, Any]) -> dict[str, Any]:
     """Return a finding: whoever judges a run writes it as an event of that kind."""
     heading = f"{event.get('code', '')} {event.get('name', 'finding')}".strip()
     where = f" at {event['site']}" if event.get("site") else ""
-    details = [(k, _plain(event[k])) for k in ("what", "evidence", "why", "fix") if event.get(k)]
+    details = [(k, _plain(event[k])) for k in DETAILS if event.get(k)]
     level = event.get("level") if event.get("level") in {"good", "plain", "bad"} else "warn"
     text = f"{heading}{where}, step {int(event.get('step', 0)):,}"
     return {"title": text, "level": level, "details": details}

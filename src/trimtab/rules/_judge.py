@@ -174,9 +174,8 @@ class Judge:
 
 def note_finding(writer: RunWriter, finding: Finding) -> None:
     """Note a finding in a run folder, where the report looks for it."""
-    data = finding.to_dict()
-    step = data.pop("step") or 0
-    data["level"] = _LEVELS[finding.severity]
-    data["why"] = data.pop("cause")
-    data["evidence"] = "; ".join(str(each) for each in finding.evidence)
-    writer.event(step, "finding", **data)
+    known = finding.to_dict()
+    shown = {name: known[name] for name in ("code", "name", "site", "what", "fix")}
+    shown |= {"level": _LEVELS[finding.severity], "why": finding.cause}
+    shown["evidence"] = "; ".join(str(each) for each in finding.evidence)
+    writer.event(finding.step or 0, "finding", **shown, finding=known)

@@ -134,8 +134,8 @@ class RunWriter:
         """
         self._log.call(self._log.append, table, step, columns, sites)
 
-    def event(self, step: int, kind: str, **fields: str | float | int) -> None:
-        """Note something rare: a skipped step, a resumed run.
+    def event(self, step: int, kind: str, **fields: Any) -> None:
+        """Note something rare: a skipped step, a resumed run; fields are what JSON can hold.
 
         Raises:
             StateError: The writer is closed.
