@@ -574,3 +574,21 @@ def test_plain_step_calls_the_model_as_inputs_ask(x):
 
     assert loss.item() == 1.0
     assert model.w.item() == 0.0
+
+
+@pytest.mark.parametrize("other", [False, True])
+def test_another_optimizer_at_work_is_seen(env, run, other):
+    critic = nn.Linear(8, 1)
+    theirs = torch.optim.SGD(critic.parameters(), lr=0.1)
+
+    def body(model, optimizer, loss_fn, x, y):
+        if other:
+            critic(x).mean().backward()
+            theirs.step()
+        optimizer.zero_grad()
+        loss = loss_fn(model(x), y)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    assert run(body, calls=2).adversary is other

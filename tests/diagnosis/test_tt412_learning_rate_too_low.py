@@ -27,8 +27,9 @@ def test_fires(regression):
     assert trial.learned > 0.05
     assert trial.factor >= 10
     own = found.outcome.learned
+    how = "learned nothing" if own < 0.03 else f"took only {own:.0%} off the loss"
     assert first == LearningRateTooLow().finding(
-        what=f"the run {'learned nothing' if own < 0.03 else 'did not settle'}; with "
+        what=f"the run {how}; with "
         f"{trial.factor:g} times its learning rate it took {trial.learned:.0%} off the loss in 60 "
         "steps",
         evidence=(

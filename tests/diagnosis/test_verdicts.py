@@ -69,7 +69,7 @@ def test_a_run_that_learns_nothing():
 
 def broken(kind="activation", losses=(1.0, 0.9, NAN), **fields):
     source = NonfiniteSource(kind=kind, site="2", **fields)
-    return Log(losses=list(losses), nonfinite_call=3, nonfinite=source)
+    return Log(losses=list(losses), nonfinite_call=len(losses), nonfinite=source)
 
 
 def lost(losses=(1.0, 0.9, NAN)):
@@ -77,7 +77,14 @@ def lost(losses=(1.0, 0.9, NAN)):
 
 
 def test_nan_out_of_the_blue_is_an_unsafe_operation():
-    assert codes(broken(), lost()) == ["TT434", "TT303"]
+    assert codes(broken(), lost(), history([1.0, 2.0])) == ["TT434", "TT303"]
+
+
+def test_nan_in_a_first_step_is_none_unless_the_loss_makes_it():
+    first = {"losses": (NAN,)}
+
+    assert codes(broken(**first), lost((NAN,))) == ["TT303"]
+    assert codes(broken("loss", **first), lost((NAN,))) == ["TT434", "TT303"]
 
 
 @pytest.mark.parametrize(
@@ -90,7 +97,7 @@ def test_nan_out_of_the_blue_is_an_unsafe_operation():
     ],
 )
 def test_nan_with_a_history_is_none(log):
-    assert codes(log, lost(log.losses)) == ["TT303"]
+    assert codes(log, lost(log.losses), history([1.0, 2.0])) == ["TT303"]
 
 
 def test_nan_of_huge_activations_is_none():
@@ -100,7 +107,7 @@ def test_nan_of_huge_activations_is_none():
 def test_nan_of_bad_data_is_none():
     bad = find_rule("TT508")().finding(what="x")
 
-    assert codes(broken(), lost(), found=[bad]) == ["TT303"]
+    assert codes(broken(), lost(), history([1.0, 2.0]), found=[bad]) == ["TT303"]
 
 
 def test_a_gradient_that_breaks_before_the_loss():
@@ -108,7 +115,7 @@ def test_a_gradient_that_breaks_before_the_loss():
         losses=[1.0, 0.9, NAN], nonfinite_call=3, bad_gradient="0.weight", bad_gradient_call=2
     )
 
-    first, second = verdicts(log, lost(), history(), (), one_batch=False)
+    first, second = verdicts(log, lost(), history([1.0, 2.0]), (), one_batch=False)
 
     assert (first.code, first.site, first.step) == ("TT434", "0.weight", 2)
     assert first.what.startswith("the gradient of 0.weight was NaN or infinite in call 2")

@@ -120,3 +120,8 @@ def test_extremes_are_heard_by_a_run_that_is_less_than_sound(sound, heard):
     wrong, _ = sort([found("clipped-to-nothing", Severity.WARNING)], sound=sound)
 
     assert (wrong == ["TT432"]) is heard
+
+
+def test_values_that_are_not_finite_are_never_shrugged_off():
+    assert sort([found("nonfinite-gradient")], sound=True) == (["TT107"], [])
+    assert sort([found("exploding-gradient", Severity.ERROR)], sound=True) == ([], ["TT102"])

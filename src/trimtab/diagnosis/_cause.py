@@ -6,6 +6,7 @@ from typing import Final
 
 from trimtab.diagnosis._job import Job
 from trimtab.diagnosis._outcome import LEARNED, Outcome
+from trimtab.diagnosis._proof import HEALED, finding_of, frozen_finding
 from trimtab.diagnosis._trials import (
     Trial,
     Trials,
@@ -14,16 +15,8 @@ from trimtab.diagnosis._trials import (
     has_unusual_settings,
     strongest_dropout,
 )
-from trimtab.diagnosis.tt411_learning_rate_too_high import LearningRateTooHigh
-from trimtab.diagnosis.tt412_learning_rate_too_low import LearningRateTooLow
-from trimtab.diagnosis.tt431_unusual_optimizer_settings import UnusualOptimizerSettings
-from trimtab.diagnosis.tt433_mostly_frozen import MostlyFrozen
-from trimtab.diagnosis.tt436_dropout_too_strong import DropoutTooStrong
 from trimtab.diagnosis.tt507_labels_unrelated import LabelsUnrelated
-from trimtab.findings import Evidence, Finding, Fix, Symptom, find_rule
-
-HEALED: Final = 0.05
-"""Share of the loss that a trial has to take off to count as sound."""
+from trimtab.findings import Evidence, Finding
 
 NEAR_BEST: Final = 0.7
 """Share of what the best trial learned from which a more specific change is believed instead."""
@@ -74,12 +67,11 @@ def find_cause(trials: Trials, suspects: set[str], *, failed: bool) -> Finding |
     if not failed:
         return _better(trials) or _slow(trials)
     if trials.base.learned_nothing and frozen_share(trials.job.model) >= NEARLY_ALL:
-        unfrozen = next(t for t in trials.done if t.kind == "frozen")
-        return _frozen_finding(unfrozen, trials.base)
+        return frozen_finding(frozen_share(trials.job.model), trials.base)
     _rates(trials)
     healing = [t for t in trials.done if _is_sound(t, trials.base)]
     if healing:
-        return _finding(_choose(healing), trials.base)
+        return finding_of(_choose(healing), trials.base)
     ill = any(code.startswith(("TT1", "TT2")) for code in suspects)
     if trials.base.learned_nothing and not (ill or trials.base.broken or trials.base.worse):
         return _unrelated(trials)
@@ -95,7 +87,7 @@ def _better(trials: Trials) -> Finding | None:
     """Return a finding if a usual setting in place of an odd one makes a far better run."""
     before = trials.base.learned
     better = [t for t in trials.done if t.learned >= before + MUCH]
-    return _finding(_choose(better), trials.base) if better else None
+    return finding_of(_choose(better), trials.base) if better else None
 
 
 def _specific(trials: Trials, suspects: set[str], *, failed: bool) -> None:
@@ -146,140 +138,6 @@ def _choose(healing: Sequence[Trial]) -> Trial:
     return min(near, key=lambda t: order.index(t.kind))
 
 
-def _finding(trial: Trial, base: Outcome) -> Finding:
-    make = {
-        "lr": _rate_finding,
-        "frozen": _frozen_finding,
-        "inputs": _inputs_finding,
-        "initialisation": _initialisation_finding,
-        "decay": _decay_finding,
-        "dropout": _dropout_finding,
-        "optimizer": _settings_finding,
-    }[trial.kind]
-    return make(trial, base)
-
-
-def _evidence(trial: Trial, base: Outcome) -> tuple[Evidence, ...]:
-    own = base.learned if math.isfinite(base.learned) else float("nan")
-    return (
-        Evidence(name="share of the loss taken off by this run",
-                 value="none: it broke" if own != own else own, normal=f">= {HEALED}"),
-        Evidence(name=f"by the same run with {trial.name}", value=trial.learned,
-                 normal="no better than the run itself"),
-    )  # fmt: skip
-
-
-def _failure(base: Outcome) -> tuple[str, Symptom]:
-    """Return in words, and as a symptom, how a run failed."""
-    if base.broken:
-        return "ended in NaN", Symptom.NAN
-    if base.worse:
-        return "ended above where it began", Symptom.DIVERGENCE
-    if base.learned_nothing:
-        return "learned nothing", Symptom.NO_LEARNING
-    return "did not settle", Symptom.OSCILLATING_LOSS
-
-
-def _rate_finding(trial: Trial, base: Outcome) -> Finding:
-    how, symptom = _failure(base)
-    steps = len(trial.outcome.losses)
-    if trial.factor > 1:
-        return LearningRateTooLow().finding(
-            what=f"the run {how}; with {trial.factor:g} times its learning rate it took "
-            f"{trial.learned:.0%} off the loss in {steps} steps",
-            evidence=_evidence(trial, base),
-            cause=f"the learning rate is about {trial.factor:g} times too low",
-            fix=f"multiply the learning rate by {trial.factor:g}",
-            remedy=Fix(action="scale_learning_rate", args={"factor": trial.factor}),
-            symptom=symptom if symptom is Symptom.NO_LEARNING else Symptom.SLOW_CONVERGENCE,
-        )
-    return LearningRateTooHigh().finding(
-        what=f"the run {how}; with {trial.factor:g} times its learning rate it took "
-        f"{trial.learned:.0%} off the loss in {steps} steps",
-        evidence=_evidence(trial, base),
-        cause=f"the learning rate is about {1 / trial.factor:g} times too high",
-        fix=f"multiply the learning rate by {trial.factor:g}, or warm it up",
-        remedy=Fix(action="scale_learning_rate", args={"factor": trial.factor}),
-        symptom=symptom,
-    )
-
-
-def _frozen_finding(trial: Trial, base: Outcome) -> Finding:
-    how, symptom = _failure(base)
-    return MostlyFrozen().finding(
-        what=f"the run {how} with most parameters frozen; with all of them trained it took "
-        f"{trial.learned:.0%} off the loss",
-        evidence=_evidence(trial, base),
-        cause="requires_grad is False for most parameters, and they hold nothing that was learned",
-        fix="call model.requires_grad_(True), and build the optimizer afterwards",
-        remedy=Fix(action="unfreeze"),
-        symptom=symptom,
-    )
-
-
-def _inputs_finding(trial: Trial, base: Outcome) -> Finding:
-    how, symptom = _failure(base)
-    return find_rule("TT505")().finding(
-        what=f"the run {how}; on inputs of mean 0 and standard deviation 1 it took "
-        f"{trial.learned:.0%} off the loss",
-        site="input",
-        evidence=_evidence(trial, base),
-        cause="the inputs are not normalised",
-        fix="normalise each input feature to mean 0 and standard deviation 1",
-        remedy=Fix(action="normalise_inputs"),
-        symptom=symptom,
-    )
-
-
-def _initialisation_finding(trial: Trial, base: Outcome) -> Finding:
-    how, symptom = _failure(base)
-    return find_rule("TT006")().finding(
-        what=f"the run {how}; from fresh initial weights it took {trial.learned:.0%} off the loss",
-        evidence=_evidence(trial, base),
-        cause="the initial weights do not suit the layers and activations they feed",
-        fix="initialise with trimtab.init.auto_(model), or leave torch's default in place",
-        remedy=Fix(action="reinitialise", args={"scheme": "auto"}),
-        symptom=symptom,
-    )
-
-
-def _decay_finding(trial: Trial, base: Outcome) -> Finding:
-    how, symptom = _failure(base)
-    return find_rule("TT417")().finding(
-        what=f"the run {how}; without weight decay it took {trial.learned:.0%} off the loss",
-        evidence=_evidence(trial, base),
-        cause="the weight decay is stronger than the gradient",
-        fix="lower weight_decay to 0.1 or less (AdamW), 1e-3 or less (SGD)",
-        remedy=Fix(action="set_weight_decay", args={"value": 0.0}),
-        symptom=symptom,
-    )
-
-
-def _dropout_finding(trial: Trial, base: Outcome) -> Finding:
-    how, symptom = _failure(base)
-    return DropoutTooStrong().finding(
-        what=f"the run {how}; with less dropout it took {trial.learned:.0%} off the loss",
-        evidence=_evidence(trial, base),
-        cause="dropout drops most of the signal (p is the share that is dropped, not kept)",
-        fix="lower the dropout to 0.1 to 0.5",
-        remedy=Fix(action="set_dropout", args={"p": 0.1}),
-        symptom=symptom,
-    )
-
-
-def _settings_finding(trial: Trial, base: Outcome) -> Finding:
-    how, symptom = _failure(base)
-    return UnusualOptimizerSettings().finding(
-        what=f"the run {how}; with the optimizer's usual momentum, betas and epsilon it took "
-        f"{trial.learned:.0%} off the loss",
-        evidence=_evidence(trial, base),
-        cause="momentum, betas or epsilon are far from any in common use",
-        fix="use the optimizer's default settings",
-        remedy=Fix(action="usual_settings"),
-        symptom=symptom,
-    )
-
-
 def _slow(trials: Trials) -> Finding | None:
     """Return a finding if the run makes next to no progress beside trials at higher rates."""
     base = trials.base
@@ -297,7 +155,7 @@ def _slow(trials: Trials) -> Finding | None:
             best is None or trial.learned > best.learned
         ):
             best = trial
-    return None if best is None else _rate_finding(best, base)
+    return None if best is None else finding_of(best, base)
 
 
 def _unrelated(trials: Trials) -> Finding | None:

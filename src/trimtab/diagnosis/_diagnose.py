@@ -208,8 +208,7 @@ class _Examination:
 
     def _outcome(self, log: Log, end: Any) -> Outcome:
         """Compare with the beginning; the model is at its beginning now."""
-        adversary = any(isinstance(o, torch.optim.Optimizer) for o in self.job.others)
-        if end is None or adversary:  # with which what is to be learned changes all the time
+        if end is None or log.adversary:  # with which what is to be learned changes all the time
             return Outcome(None, None, None, log.losses)
         start = probe(self.job, self.source.first(NUM_PROBED), self.seed)
         constant = constant_loss(self.job, self.source.first(NUM_PROBED))

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from trimtab.diagnosis._batches import Pair, call_model, measure, size_of, tensors_in
 from trimtab.diagnosis._curvature import measure_sharpness
@@ -67,6 +68,8 @@ class Log:
     error: BaseException | None = None
     error_place: tuple[str, int] | None = None
     num_steps: int = 0
+    adversary: bool = False
+    """Whether the loop body steps another optimizer as well, as in a GAN."""
     trace: Trace | None = None
     records: list[StepRecord] = field(default_factory=list)
     info: dict[str, Any] = field(default_factory=dict)
@@ -131,6 +134,7 @@ class Watched:
         job = self.job
         hooks.append(job.optimizer.register_step_pre_hook(self._look_at_gradients))
         hooks.append(job.optimizer.register_step_post_hook(self._count))
+        hooks.append(register_optimizer_step_post_hook(self._see_other))
         hooks.append(job.model.register_forward_hook(self._note_forward, with_kwargs=True))
         if isinstance(job.loss_fn, nn.Module):
             hooks.append(job.loss_fn.register_forward_hook(self._module_loss, with_kwargs=True))
@@ -243,6 +247,9 @@ class Watched:
             order = [] if self._trim is None else self._trim.recorder.order
             self.log.bad_gradient = locate_nonfinite_gradient(params, order)
             self.log.bad_gradient_call = None if self.log.bad_gradient is None else self._call
+
+    def _see_other(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        self.log.adversary = self.log.adversary or optimizer is not self.job.optimizer
 
     def _count(self, *_: Any) -> None:
         self.log.num_steps += 1

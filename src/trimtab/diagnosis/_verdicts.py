@@ -102,7 +102,9 @@ def _is_unsafe(log: Log, history: History) -> bool:
         return False
     largest = history.table("modules", "activation.max").values
     largest = largest[np.isfinite(largest)]
-    return not largest.size or float(largest.max()) < MODERATE
+    if not largest.size:  # of the first step nothing is known but where it happened
+        return source is not None and source.kind == "loss"
+    return float(largest.max()) < MODERATE
 
 
 def _events(log: Log) -> Sequence[Event]:

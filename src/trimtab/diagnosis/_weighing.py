@@ -39,6 +39,9 @@ SUSPICIOUS: Final = ("TT1", "TT2", "TT3", "TT401", "TT406", "TT407")
 LOOKS: Final = ("TT1", "TT2", "TT401", "TT402", "TT403", "TT406", "TT407")
 """Codes of what a run looks like on its way; one that has learned its task need not care."""
 
+NONFINITE: Final = frozenset({"TT107", "TT207"})
+"""Among them, what no run may shrug off."""
+
 ENOUGH: Final = 0.5
 """Share of the loss taken off from which on a run is sound, whatever it looks like on the way."""
 
@@ -95,7 +98,7 @@ def sorted_out(
     """
     wrong, advice = [], []
     for finding in found:
-        if finding.code.startswith(LOOKS) and sound and finding.severity is not Severity.ERROR:
+        if finding.code.startswith(LOOKS) and sound and finding.code not in NONFINITE:
             advice.append(finding.with_(severity=Severity.ADVICE))
             continue
         other = proven is not None and proven.code != finding.code
