@@ -66,12 +66,13 @@ def find_cause(trials: Trials, suspects: set[str], *, failed: bool) -> Finding |
     _specific(trials, suspects, failed=failed)
     if not failed:
         return _better(trials) or _slow(trials)
-    if trials.base.learned_nothing and frozen_share(trials.job.model) >= NEARLY_ALL:
-        return frozen_finding(frozen_share(trials.job.model), trials.base)
     _rates(trials)
     healing = [t for t in trials.done if _is_sound(t, trials.base)]
     if healing:
         return finding_of(_choose(healing), trials.base)
+    frozen = frozen_share(trials.job.model)
+    if trials.base.learned_nothing and frozen >= NEARLY_ALL:
+        return frozen_finding(frozen, trials.base)
     ill = any(code.startswith(("TT1", "TT2")) for code in suspects)
     if trials.base.learned_nothing and not (ill or trials.base.broken or trials.base.worse):
         return _unrelated(trials)
