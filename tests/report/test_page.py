@@ -86,7 +86,7 @@ def test_a_layer_is_picked_by_click(page):
     box = field.bounding_box()
     field.click(position={"x": box["width"] / 2, "y": box["height"] * 4.5 / 12})
     assert page.locator(".follow-name").inner_text() == "blocks.1.norm.weight"
-    assert page.locator("#follow .plot").count() == 7
+    assert page.locator("#follow .plot").count() == 8
     assert page.locator("#follow-site").input_value() == "parameter 4"
 
 
