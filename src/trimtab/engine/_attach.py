@@ -217,8 +217,9 @@ class Trim(Uncopied):
             record.append_to(self._writer)
         if len(self._loggers):
             self._loggers(record.step, record.scalars())
-        self.judge.history.order = self.judge.history.order or self.recorder.order
-        self.judge.see(record)
+        if self.judge.rules:  # else nobody reads the history
+            self.judge.history.order = self.judge.history.order or self.recorder.order
+            self.judge.see(record)
         if not values["step.skipped"]:
             self._skips_in_a_row = 0
             self._clip_watch.see(values["gradient.clip_coefficient"], values["gradient.norm"])
