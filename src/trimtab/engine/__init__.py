@@ -4,5 +4,15 @@ from trimtab.engine._attach import Trim, attach
 from trimtab.engine._result import StepResult
 from trimtab.engine._run_info import RUNS, describe_run, new_run_folder
 from trimtab.engine._stepper import Stepper
+from trimtab.engine._training_setup import TrainingSetup
 
-__all__ = ["RUNS", "StepResult", "Stepper", "Trim", "attach", "describe_run", "new_run_folder"]
+__all__ = [
+    "RUNS",
+    "StepResult",
+    "Stepper",
+    "TrainingSetup",
+    "Trim",
+    "attach",
+    "describe_run",
+    "new_run_folder",
+]

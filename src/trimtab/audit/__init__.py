@@ -1,0 +1,1 @@
+"""Audits: does a training function resume exactly, and accumulate as it should?"""
