@@ -1,12 +1,20 @@
+import errno
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from trimtab import ConfigError, StateError
-from trimtab.checkpoint import list_checkpoints, load_checkpoint, load_latest, save_checkpoint
+from trimtab.checkpoint import (
+    list_checkpoints,
+    load_checkpoint,
+    load_latest,
+    mark_checkpoint,
+    save_checkpoint,
+)
 
 
 def save(folder, step, **options):
@@ -69,18 +77,121 @@ def test_with_damaged_ones_only(tmp_path):
         load_latest(tmp_path)
 
 
-def test_a_full_disk_leaves_the_old_one(tmp_path, monkeypatch):
+class FailingDisk:
+    """Fails at one of the calls that write, and counts them."""
+
+    def __init__(self, monkeypatch, at):
+        self.calls, self.at = 0, at
+        patched = [(os, "fsync"), (Path, "rename"), (Path, "mkdir"), (Path, "open")]
+        for owner, name in patched:
+            monkeypatch.setattr(owner, name, self.failing(getattr(owner, name)))
+
+    def failing(self, real):
+        def call(*args, **kwargs):
+            if "rb" not in args:
+                self.calls += 1
+                if self.calls == self.at:
+                    raise OSError(errno.ENOSPC, "No space left on device")
+            return real(*args, **kwargs)
+
+        return call
+
+
+def content(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("step", [2, 3], ids=["replace", "new"])
+def test_a_disk_that_is_full_at_any_moment_leaves_the_old_ones(tmp_path, step, monkeypatch):
+    """Nothing is lost and no debris stays, whichever of the writes fails."""
+    for old in (1, 2):
+        save(tmp_path, old)
+    before = content(tmp_path)
+    failed = []
+    for at in range(1, 100):
+        with monkeypatch.context() as patch:
+            disk = FailingDisk(patch, at)
+            try:
+                save(tmp_path, step, keep=3)
+            except OSError as error:
+                failed.append(error.errno)
+        if disk.calls < at:
+            break
+        left = content(tmp_path)
+        assert {name: left[name] for name in before} == before
+        assert {p.parts[0] for p in map(Path, left)} <= {f"step-{s:08d}" for s in (1, 2, step)}
+        assert load_latest(tmp_path)[0] in {2, step}  # the new one, if all but its name was safe
+    assert len(failed) > 10
+    assert set(failed) == {errno.ENOSPC}
+    assert load_latest(tmp_path)[0] == step
+
+
+def test_an_old_one_that_cannot_be_removed_stays_whole(tmp_path, monkeypatch):
     save(tmp_path, 1)
+    rename = Path.rename
 
-    def full(_):
-        raise OSError(28, "No space left on device")
+    def refuse(path, target):
+        if path.name.startswith("step-"):
+            raise OSError(errno.EACCES, "Permission denied")
+        return rename(path, target)
 
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
-        save(tmp_path, 2, keep=1)
-    monkeypatch.undo()
-    assert load_latest(tmp_path)[0] == 1
-    assert len(list(tmp_path.iterdir())) == 1
+    monkeypatch.setattr(Path, "rename", refuse)
+    save(tmp_path, 2, keep=1)
+    assert [load_checkpoint(p)[0] for p in list_checkpoints(tmp_path)] == [1, 2]
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    """A file in its place: who runs the tests may be allowed to write everywhere."""
+    (tmp_path / "runs").write_text("")
+    with pytest.raises(OSError, match="make it writable or choose another folder") as caught:
+        save(tmp_path / "runs" / "gpt", 1)
+    assert caught.value.errno == errno.ENOTDIR
+    assert caught.value.filename == str(tmp_path / "runs" / "gpt")
+
+
+def test_settings_that_can_never_work(tmp_path):
+    with pytest.raises(ConfigError, match="keep must be at least 1, got 0"):
+        save(tmp_path, 1, keep=0)
+    with pytest.raises(ConfigError, match="step must not be negative, got -1"):
+        save(tmp_path, -1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_newest_healthy_one_is_preferred(tmp_path):
+    for step in (1, 2):
+        save(tmp_path, step)
+    save(tmp_path, 3, healthy=False)
+    assert load_latest(tmp_path)[0] == 3
+    assert load_latest(tmp_path, healthy=True)[0] == 2
+
+
+def test_an_unhealthy_one_is_better_than_none(tmp_path):
+    save(tmp_path, 3, healthy=False)
+    assert load_latest(tmp_path, healthy=True)[0] == 3
+
+
+def test_one_that_tells_no_health_is_tried_and_named(tmp_path):
+    save(tmp_path, 1)
+    (save(tmp_path, 2) / "manifest.json").write_text("{}")
+    with pytest.warns(UserWarning, match=r"step-00000002 is damaged.*Trying the one before it"):
+        assert load_latest(tmp_path, healthy=True)[0] == 1
+
+
+def test_marking_later(tmp_path):
+    save(tmp_path, 1)
+    mark_checkpoint(save(tmp_path, 2), healthy=False)
+    assert load_latest(tmp_path, healthy=True)[0] == 1
+
+
+def test_tensors_that_safetensors_cannot_hold(tmp_path):
+    model = {"a": torch.ones(1, dtype=torch.complex128)}
+    with pytest.raises(ConfigError, match=r"a has type torch\.complex128"):
+        save_checkpoint(tmp_path, 1, model=model, state={})
+
+
+def test_numbers_that_json_cannot_hold(tmp_path):
+    with pytest.raises(ConfigError, match="cannot be written as JSON"):
+        save_checkpoint(tmp_path, 1, model={}, state={"x": 10**5000})
 
 
 def test_state_that_cannot_be_saved_changes_nothing(tmp_path):
@@ -92,5 +203,15 @@ def test_state_that_cannot_be_saved_changes_nothing(tmp_path):
 
 def test_a_leftover_of_a_killed_save_is_no_checkpoint(tmp_path):
     path = save(tmp_path, 1)
-    shutil.copytree(path, tmp_path / ".step-00000002.77.tmp")
+    shutil.copytree(path, tmp_path / ".step-00000002.999999999.tmp")
     assert load_latest(tmp_path)[0] == 1
+    save(tmp_path, 3)
+    names = sorted(p.name for p in tmp_path.iterdir())
+    assert names == ["step-00000001", "step-00000003"]
+
+
+def test_a_checkpoint_pushed_aside_by_a_killed_save_is_found(tmp_path):
+    path = save(tmp_path, 1)
+    path.rename(tmp_path / ".step-00000001.999999999.old")
+    assert load_latest(tmp_path)[0] == 1
+    assert list_checkpoints(tmp_path) == [path]

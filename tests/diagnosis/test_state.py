@@ -6,7 +6,8 @@ import torch
 from torch import nn
 from torch.optim import lr_scheduler as schedules
 
-from trimtab.diagnosis._state import State, seeded
+from trimtab.checkpoint import seeded
+from trimtab.diagnosis._state import State
 
 
 class Counting(nn.Module):

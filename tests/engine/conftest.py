@@ -28,6 +28,7 @@ class Problem:
 
     def stepper(self, optimizer=None, **options):
         options.setdefault("schedule", "constant")
+        options.setdefault("guard", None)  # tested by itself
         return Stepper(self.model, optimizer or self.adamw(), **options)
 
     def params(self):

@@ -345,7 +345,7 @@ class TestGradScaler:
     @pytest.mark.parametrize("at_once", [True, False])
     def test_an_overflow_is_obeyed_without_protection_too(self, kind, at_once, problem):
         optimizer = OPTIMIZERS[kind](problem.model.parameters())
-        trim = attached(problem, optimizer, protect=False)
+        trim = attached(problem, optimizer, guard=None)
         hooks_of(trim)._updater.at_once = at_once
         scaler = torch.amp.GradScaler("cpu", init_scale=SCALE)
         scaler.scale(problem.loss()).backward()

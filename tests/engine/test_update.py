@@ -321,6 +321,7 @@ def test_what_is_recorded_of_an_update(make_updater):
         "learning_rate": 0.5,
         "loss_scale": 4.0,
         "step.skipped": update.found_inf,
+        "step.flagged": 0.0,
     }
     assert (recorder.seen["divisor"], recorder.seen["which"]) == (2.0, 3)
     assert recorder.seen["norms"] is update.norms

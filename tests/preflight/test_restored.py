@@ -10,7 +10,6 @@ from torch import nn
 from trimtab.preflight._restored import (
     every_module,
     restored,
-    seeded,
     shadow_optimizer,
     trial_parameters,
 )
@@ -104,17 +103,6 @@ def test_parameters_of_a_trial():
 
     assert torch.equal(layer.weight, before)
     assert layer.weight.grad is None
-
-
-def test_seeded_draws_are_the_same_and_leave_no_trace():
-    state = torch.get_rng_state()
-    draws = []
-    for _ in range(2):
-        with seeded(3):
-            draws.append(torch.rand(4))
-
-    assert torch.equal(*draws)
-    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_hidden_modules_are_found_once():

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from trimtab.checkpoint import list_checkpoints
 from trimtab.cli import main
-from trimtab.train._interrupt import stop_on_signals
+from trimtab.train._interrupt import BrokenOff, StopRequest, stop_on_signals
 from trimtab.train._loop import Training
 from trimtab.train._metrics import read_metrics
 
@@ -33,13 +33,87 @@ def test_the_first_signal_is_a_request(number):
 
 
 @pytest.mark.parametrize("first", SIGNALS)
-@pytest.mark.parametrize("second", SIGNALS)
-def test_the_second_interrupts_at_once(first, second):
+def test_a_second_ctrl_c_interrupts_at_once(first):
     with stop_on_signals() as stop:
         send(first)
-        with pytest.raises(KeyboardInterrupt):
-            send(second)
+        with pytest.raises(KeyboardInterrupt) as caught:
+            send(signal.SIGINT)
         assert stop
+    assert caught.type is KeyboardInterrupt
+
+
+@pytest.mark.parametrize("first", SIGNALS)
+def test_a_second_sigterm_changes_nothing(first):
+    """A launcher passes on what the scheduler has sent to every process anyway."""
+    with stop_on_signals() as stop, stop.breakable():
+        send(first)
+        send(signal.SIGTERM)
+        assert stop.signal == signal.Signals(first).name
+
+
+@pytest.mark.parametrize("first", SIGNALS)
+def test_a_second_ctrl_c_breaks_a_step_off(first):
+    with stop_on_signals() as stop:
+        with stop.breakable():
+            send(first)
+            with pytest.raises(BrokenOff):
+                send(signal.SIGINT)
+        assert stop
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_step_that_takes_too_long_is_broken_off(number):
+    with stop_on_signals(grace_s=0.3) as stop:
+        stop.save_s = 0.1
+        began = time.monotonic()
+        with stop.breakable():
+            send(number)
+            with pytest.raises(BrokenOff):
+                time.sleep(10)
+        assert 0.05 < time.monotonic() - began < 5
+
+
+def test_a_step_that_ends_in_time_is_not(fast_grace):
+    with stop_on_signals(grace_s=fast_grace) as stop:
+        with stop.breakable():
+            send(signal.SIGTERM)
+        time.sleep(2 * fast_grace)  # a save may take all the time that there is
+        assert stop
+
+
+def test_no_step_begins_when_the_time_is_over(fast_grace):
+    done = []
+    with stop_on_signals(grace_s=fast_grace) as stop:
+        send(signal.SIGTERM)
+        time.sleep(2 * fast_grace)
+        with pytest.raises(BrokenOff), stop.breakable():
+            done.append("a step")
+    assert done == []
+
+
+def test_time_for_a_save_is_set_aside():
+    stop = StopRequest(grace_s=30)
+    assert stop._allowed_s == 20
+    stop.save_s = 4
+    assert stop._allowed_s == 22
+    stop.save_s = 40
+    assert stop._allowed_s == 0
+
+
+def test_no_timer_is_left_behind(fast_grace):
+    before = threading.active_count()
+    with stop_on_signals(grace_s=10) as stop:
+        send(signal.SIGTERM)
+        assert threading.active_count() == before + 1
+        timer = stop._timer
+    timer.join(timeout=5)
+    assert threading.active_count() == before
+
+
+@pytest.fixture
+def fast_grace():
+    """Seconds of a short grace period."""
+    return 0.1
 
 
 @pytest.mark.parametrize("number", SIGNALS)

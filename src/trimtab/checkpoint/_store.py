@@ -1,126 +1,232 @@
 """Checkpoints of a run: written whole, verified when read, the newest good one found by itself."""
 
-import hashlib
 import json
-import shutil
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from torch import Tensor
 
-from trimtab.checkpoint._atomic import new_folder, write_synced
-from trimtab.checkpoint._tree import flatten, unflatten
+from trimtab.checkpoint._atomic import new_folder, write_verified
+from trimtab.checkpoint._leftovers import clear_leftovers, put_back
+from trimtab.checkpoint._manifest import (
+    Manifest,
+    damage_as_state_error,
+    read_manifest,
+    read_verified,
+)
+from trimtab.checkpoint._retention import by_step, drop_outdated, is_healthy
+from trimtab.checkpoint._safetensors import Chunks, serialise
+from trimtab.checkpoint._shards import ShardReader
+from trimtab.checkpoint._tree import assemble, flatten, unflatten
 from trimtab.errors import ConfigError, StateError
 
-_MANIFEST: Final = "manifest.json"
-_FORMAT: Final = 1
+Loaded = tuple[int, dict[str, Tensor], dict[str, Any]]
 
 
 def save_checkpoint(
-    folder: Path, step: int, *, model: Mapping[str, Tensor], state: Mapping[str, Any], keep: int = 2
+    folder: Path,
+    step: int,
+    *,
+    model: Mapping[str, Tensor],
+    state: Mapping[str, Any],
+    keep: int = 2,
+    healthy: bool = True,
 ) -> Path:
-    """Write one checkpoint and drop those older than the newest `keep`.
+    """Write one checkpoint and drop those older than the newest `keep` healthy ones.
 
     It holds `model.safetensors` (any tool opens it), `state.safetensors` and `state.json` (all the
-    rest) and a manifest of checksums. Nothing in it has to be unpickled. It appears under its name
-    only when it is whole and on the disk; older ones go only after that.
+    rest) and a manifest of checksums. Nothing in it has to be unpickled. Every file is read back
+    and compared. It appears under its name only when it is whole and on the disk; older ones go
+    only after that. What killed processes left half-written is cleared.
 
     Args:
         folder: Where the checkpoints of this run live; made if missing.
         step: Names it.
         model: The model's `state_dict()`. Tied tensors are stored once.
-        state: Nested tensors, numbers, strings, lists and dictionaries.
-        keep: How many to keep; at least 1.
+        state: Nested tensors, numbers, strings, bytes, lists, tuples and dictionaries.
+        keep: How many healthy ones to keep; at least 1.
+        healthy: False for one that is taken inside an incident. It never makes a healthy one go,
+            and goes itself when a newer one is written.
 
     Returns:
         The checkpoint's folder.
 
     Raises:
-        ConfigError: The state holds something that only pickling could save.
+        ConfigError: The state holds something that only pickling could save, or `keep` is below 1.
         OSError: The disk is full or not writable; the older checkpoints are untouched.
     """
-    from safetensors.torch import save
+    check_settings(step, keep)
+    files = encode(flatten(dict(model)), flatten(dict(state)))
+    return write_checkpoint(folder, step, files, keep=keep, healthy=healthy)
 
-    weights_tree, weights = flatten(dict(model))
-    state_tree, tensors = flatten(dict(state))
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"step-{step:08d}"
-    files = {
-        "model.safetensors": save(weights, {"format": "pt"}),
-        "state.safetensors": save(tensors),
-        "state.json": json.dumps({"model": weights_tree, "state": state_tree}).encode(),
+
+def check_settings(step: int, keep: int) -> None:
+    """Refuse settings that can never work.
+
+    Raises:
+        ConfigError: The step is negative, or no checkpoint would be kept.
+    """
+    if keep < 1:
+        raise ConfigError(f"keep must be at least 1, got {keep}: the newest is always kept.")
+    if step < 0:
+        raise ConfigError(f"step must not be negative, got {step}. Count steps from 0.")
+
+
+def encode(
+    model: tuple[Any, Mapping[str, Tensor]], state: tuple[Any, Mapping[str, Tensor]]
+) -> dict[str, Chunks]:
+    """Return the content of each file, given what `flatten` made of model and state.
+
+    Raises:
+        ConfigError: A tensor is of a kind that safetensors cannot hold.
+    """
+    return {
+        "model.safetensors": serialise(model[1], {"format": "pt"}),
+        "state.safetensors": serialise(state[1]),
+        "state.json": [to_json({"model": model[0], "state": state[0]})],
     }
-    manifest = {
-        "format": _FORMAT,
-        "step": step,
-        "files": {
-            name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-            for name, data in files.items()
-        },
-    }
+
+
+def to_json(structure: object) -> bytes:
+    """Return what `flatten` made as JSON.
+
+    Raises:
+        ConfigError: It is nested too deeply, or has a number with thousands of digits.
+    """
+    try:
+        return json.dumps(structure).encode()
+    except (RecursionError, ValueError) as error:
+        raise ConfigError(f"The state cannot be written as JSON: {error}. Keep it flat.") from error
+
+
+def write_checkpoint(
+    folder: Path, step: int, files: Mapping[str, Chunks], *, keep: int, healthy: bool
+) -> Path:
+    """Write the files of one checkpoint and drop those that it makes outdated."""
+    path = prepare(folder, step)
     with new_folder(path) as temporary:
-        for name, data in files.items():
-            write_synced(temporary / name, data)
-        write_synced(temporary / _MANIFEST, json.dumps(manifest, indent=2).encode())
-    for old in list_checkpoints(folder)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+        written = {n: write_verified(temporary / n, *c) for n, c in files.items()}
+        Manifest(step=step, files=written, healthy=healthy).write(temporary)
+    drop_outdated(folder, path, keep)
     return path
+
+
+def prepare(folder: Path, step: int) -> Path:
+    """Make the folder of checkpoints, clear what killed processes left, and name the new one.
+
+    Raises:
+        OSError: The folder cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = f"{error.strerror}; make it writable or choose another folder for checkpoints"
+        raise OSError(error.errno, reason, str(folder)) from error
+    clear_leftovers(folder)
+    return checkpoint_path(folder, step)
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Return what the checkpoint of a step is called."""
+    return folder / f"step-{step:08d}"
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """Return the checkpoints under `folder`, oldest first; none if it does not exist."""
-    return sorted(p for p in folder.glob("step-*") if p.is_dir())
+    put_back(folder)
+    return by_step(folder)
 
 
-def load_checkpoint(path: Path) -> tuple[int, dict[str, Tensor], dict[str, Any]]:
-    """Read one checkpoint after checking every byte of it.
+def mark_checkpoint(path: Path, *, healthy: bool) -> None:
+    """Change what a checkpoint says about the run's health, when that shows only later.
 
     Args:
         path: What `save_checkpoint` returned.
+        healthy: Whether the run was healthy when it was written.
+
+    Raises:
+        StateError: It is damaged.
+        OSError: It cannot be written; it is as it was.
+    """
+    replace(read_manifest(path), healthy=healthy).rewrite(path)
+
+
+def load_checkpoint(path: Path) -> Loaded:
+    """Read one checkpoint after checking every byte of it.
+
+    One that several processes wrote is put together; see `load_sharded` to split it again.
+
+    Args:
+        path: What `save_checkpoint` or `save_sharded` returned.
 
     Returns:
         Step, the model's state dict, and the rest of the state.
 
     Raises:
-        StateError: A file is missing, cut off or altered.
+        StateError: A file is missing, cut off, altered, or not one that trimtab writes.
+    """
+    return read_checkpoint(path)
+
+
+def read_checkpoint(
+    path: Path, *, model: object = None, state: object = None, rank: tuple[int, int] = (0, 1)
+) -> Loaded:
+    """Read one checkpoint; tensors that `model` and `state` have as shards are split like these.
+
+    Raises:
+        TypeError: Never; it becomes a `StateError`.
     """
     from safetensors.torch import load
 
-    try:
-        manifest = json.loads((path / _MANIFEST).read_bytes())
-        files = {name: (path / name).read_bytes() for name in manifest["files"]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StateError(f"Checkpoint {path} is damaged: {error}.") from error
-    for name, data in files.items():
-        if hashlib.sha256(data).hexdigest() != manifest["files"][name]["sha256"]:
-            raise StateError(
-                f"Checkpoint {path} is damaged: {name} does not match its checksum "
-                f"({len(data)} bytes, expected {manifest['files'][name]['bytes']})."
-            )
-    if manifest["format"] != _FORMAT:
-        raise StateError(
-            f"Checkpoint {path} has format {manifest['format']}, this version reads {_FORMAT}."
-        )
-    trees = json.loads(files["state.json"])
-    model = unflatten(trees["model"], load(files["model.safetensors"]))
-    return manifest["step"], model, unflatten(trees["state"], load(files["state.safetensors"]))
+    manifest = read_manifest(path)
+    with damage_as_state_error(path):
+        trees = json.loads(read_verified(path, manifest, "state.json"))
+        if manifest.num_ranks:
+            reader = ShardReader(path, manifest)
+            weights = assemble(trees["model"], reader.finder("model"), model)
+            rest = assemble(trees["state"], reader.finder("state"), state)
+            rest |= reader.own_state(*rank)
+        else:
+            contents = {n: read_verified(path, manifest, n) for n in manifest.files}
+            weights = unflatten(trees["model"], load(contents["model.safetensors"]))
+            rest = unflatten(trees["state"], load(contents["state.safetensors"]))
+        if not (isinstance(weights, dict) and isinstance(rest, dict)):
+            raise TypeError("state.json holds no dictionaries")
+    return manifest.step, weights, rest
 
 
-def load_latest(folder: Path) -> tuple[int, dict[str, Tensor], dict[str, Any]]:
+def load_latest(folder: Path, *, healthy: bool = False) -> Loaded:
     """Read the newest checkpoint that is whole; a damaged one is passed over with a warning.
+
+    Args:
+        folder: Of checkpoints.
+        healthy: Pass over those taken inside an incident too, if there is any other.
 
     Raises:
         ConfigError: There is no checkpoint.
         StateError: All of them are damaged.
     """
-    paths = list_checkpoints(folder)
-    if not paths:
-        raise ConfigError(f"There is no checkpoint in {folder}.")
-    for path in reversed(paths):
+    paths = candidates(folder, healthy=healthy)
+    for path in paths:
         try:
             return load_checkpoint(path)
         except StateError as error:
             warnings.warn(f"{error} Trying the one before it.", UserWarning, stacklevel=2)
     raise StateError(f"All {len(paths)} checkpoints in {folder} are damaged.")
+
+
+def candidates(folder: Path, *, healthy: bool) -> list[Path]:
+    """Return the checkpoints in the order in which to try them.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    paths = list_checkpoints(folder)[::-1]
+    if not paths:
+        raise ConfigError(f"There is no checkpoint in {folder}.")
+    if healthy:  # a damaged manifest tells nothing; it is tried in its turn, and named
+        paths.sort(key=lambda p: is_healthy(p) is False)
+    return paths

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from trimtab.checkpoint import seeded
 from trimtab.diagnosis._answers import asks_plainly
 from trimtab.diagnosis._batches import Batches, Pair
 from trimtab.diagnosis._cause import find_cause, is_odd
@@ -18,7 +19,7 @@ from trimtab.diagnosis._loop_rule import LoopRule
 from trimtab.diagnosis._outcome import NUM_PROBED, Outcome, constant_loss, probe
 from trimtab.diagnosis._reach import stateful
 from trimtab.diagnosis._source import source_findings
-from trimtab.diagnosis._state import State, seeded
+from trimtab.diagnosis._state import State
 from trimtab.diagnosis._trials import Trial, Trials
 from trimtab.diagnosis._verdicts import verdicts
 from trimtab.diagnosis._weighing import (

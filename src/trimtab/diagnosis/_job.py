@@ -145,7 +145,7 @@ class Watched:
             warnings.simplefilter("ignore", StabilityWarning)
             try:
                 self._trim = attach(
-                    job.model, job.optimizer, clip=None, protect=False, watch=watch, out=None,
+                    job.model, job.optimizer, clip=None, guard=None, watch=watch, out=None,
                     max_skips=10**9,
                 )  # fmt: skip
             except ConfigError:  # an optimizer of other parameters: seen by the checks before

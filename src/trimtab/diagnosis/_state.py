@@ -1,13 +1,11 @@
 """Everything that training changes, kept so that it can be put back."""
 
 import copy
-import random
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Final
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -55,7 +53,7 @@ class State:
         for each in rest:
             with suppress(Exception):  # not ours to judge; it stays as the loop body leaves it
                 self._rest.append((each, _state_of(each)))
-        self._random = _random_states()
+        self._random = random_state()
 
     @torch.no_grad()
     def restore(self) -> None:
@@ -73,7 +71,7 @@ class State:
                 each.load_state_dict(copy.deepcopy(state))
             if isinstance(each, torch.amp.GradScaler):  # a step that raised left it half-way
                 each._per_optimizer_states.clear()
-        _set_random_states(self._random)
+        restore_random_state(self._random)
 
 
 class _OptimizerState:
@@ -182,27 +180,3 @@ def _put_back(tensor: Tensor, value: Tensor) -> None:
 
 def _state_of(thing: Any) -> Any:
     return copy.deepcopy(thing.state_dict())
-
-
-def _random_states() -> tuple[Any, Any, Any]:
-    numpy = np.random.get_state()  # noqa: NPY002 # the user's own, kept and put back
-    return random_state(), numpy, random.getstate()
-
-
-def _set_random_states(states: tuple[Any, Any, Any]) -> None:
-    restore_random_state(states[0])
-    np.random.set_state(states[1])  # noqa: NPY002 # as above
-    random.setstate(states[2])
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Run with all global random states set from one seed, and put them back afterwards."""
-    before = _random_states()
-    torch.random.manual_seed(seed)  # every device's
-    np.random.seed(seed % 2**32)  # noqa: NPY002 # the loop under test may draw from it
-    random.seed(seed)
-    try:
-        yield
-    finally:
-        _set_random_states(before)

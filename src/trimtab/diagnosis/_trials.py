@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from trimtab import init
+from trimtab.checkpoint import seeded
 from trimtab.diagnosis._batches import Batches, tensors_in
 from trimtab.diagnosis._job import Job, Watched
 from trimtab.diagnosis._outcome import NUM_PROBED, Outcome, probe
-from trimtab.diagnosis._state import State, seeded
+from trimtab.diagnosis._state import State
 
 MAX_STEPS: Final = 100
 """Steps of a trial: enough to see whether a run comes to life."""

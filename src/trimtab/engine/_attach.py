@@ -1,9 +1,11 @@
-"""attach: clip, protect and watch any training loop from inside `optimizer.step()`."""
+"""attach: clip, guard and watch any training loop from inside `optimizer.step()`."""
 
 import copy
+import math
 import warnings
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Literal, Self
@@ -11,12 +13,15 @@ from typing import Any, Final, Literal, Self
 import torch
 from torch import Tensor, nn
 
+from trimtab.engine._loop_tape import LoopTape
 from trimtab.engine._optimizer_hooks import OptimizerHooks, refuse_attached
 from trimtab.engine._pitfalls import ClipWatch, refuse_foreign
-from trimtab.engine._ranks import num_ranks
+from trimtab.engine._ranks import largest, num_ranks
+from trimtab.engine._rerun import Rerun, keep_up
 from trimtab.engine._run_info import describe_run, open_run
 from trimtab.errors import ConfigError, DivergedError, StabilityWarning, StateError
-from trimtab.findings import Finding, Rule, Selection, Severity
+from trimtab.findings import Finding, Rule, Selection, Severity, merge
+from trimtab.guard import ActiveGuard, Guard, GuardLike, Incident, Outcome, Return, as_guard
 from trimtab.optim import Clipper, as_clipper
 from trimtab.rules import Judge, describe_setup, note_finding, run_rules
 from trimtab.signals import (
@@ -40,15 +45,16 @@ def attach(
     optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer],
     *,
     clip: float | Clipper | None = 1.0,
-    protect: bool = True,
+    guard: GuardLike = "spike",
     watch: bool | int | Watch = True,
     out: Path | str | Literal["auto"] | None = "auto",
     loggers: Sequence[Callable[[int, Mapping[str, float]], None]] = (),
     config: Mapping[str, Any] | None = None,
     max_skips: int = 50,
     judge: bool | Selection = True,
+    stateful: Mapping[str, Any] | None = None,
 ) -> "Trim":
-    """Clip, protect, measure, record and judge every step of a training loop that stays as it is.
+    """Clip, guard, measure, record and judge every step of a training loop that stays as it is.
 
     Works through hooks of the modules and of `optimizer.step()`, so a plain loop, Lightning, the
     Transformers Trainer and Accelerate need no other change. Gradient accumulation, `GradScaler`,
@@ -60,15 +66,16 @@ def attach(
     are not seen.
 
     With a fused optimizer clipping and skipping ride on the update itself. Another one on an
-    accelerator has to wait for one value a step; pass `fused=True` to it, or `protect=False`.
+    accelerator has to wait for one value a step; pass `fused=True` to it, or `guard=None`.
 
     Args:
         model: As it is trained: plain, compiled, wrapped in DDP or sharded.
         optimizer: One or several, over this model's parameters. LBFGS is measured only.
         clip: Largest joint L2 norm of the gradients, or a `Clipper`; None leaves them alone. A
             loop that clips by itself is clipped to the lower of the two.
-        protect: Whether a step with a gradient that is not finite is left out. It then touches
-            neither parameters nor the optimizer's state.
+        guard: Which steps are left out, and what is done if they go on: the name of a policy,
+            `"observe"`, a policy, a `trimtab.guard.Guard`, or None, which leaves out none. A step
+            that is left out touches neither parameters nor buffers nor the optimizer's state.
         watch: What is measured how often: True for the defaults, False for the numbers of each
             step alone, a number of steps between records, or a `Watch`.
         out: Run folder for what is measured; `"auto"` makes one under `runs/`, None keeps it in
@@ -80,6 +87,8 @@ def attach(
         judge: Whether rules look at the measurements: what is wrong is in `findings`, in the run
             folder, and said once as a `StabilityWarning`. A `Selection` says which rules, and with
             which thresholds.
+        stateful: What else has a state and goes back with a snapshot, by name: an average of the
+            weights, for example. Anything with `state_dict` and `load_state_dict`.
 
     Returns:
         What shows the measurements and takes all of it off again.
@@ -103,7 +112,8 @@ def attach(
         model,
         _as_optimizers(given),
         clipper=as_clipper(clip),
-        protect=protect,
+        guard=as_guard(guard),
+        stateful=stateful or {},
         watch=as_watch(watch),
         out=out,
         loggers=loggers,
@@ -115,11 +125,13 @@ def attach(
 
 
 class Trim(Uncopied):
-    """A training loop that is clipped, protected and watched; made by `attach`.
+    """A training loop that is clipped, guarded and watched; made by `attach`.
 
     Attributes:
         steps: Optimizer steps so far, as of the last one that was read.
-        skipped_steps: Those left out because a gradient was not finite.
+        skipped_steps: Those left out: a gradient was not finite, or the guard took it for an
+            outlier.
+        guard: What says which steps are left out, and brings the run back; None without one.
         history: Records of the last 200 steps.
         folder: Where the measurements are; None if only in memory.
     """
@@ -130,7 +142,8 @@ class Trim(Uncopied):
         optimizers: Sequence[torch.optim.Optimizer],
         *,
         clipper: Clipper | None,
-        protect: bool,
+        guard: Guard | None,
+        stateful: Mapping[str, Any],
         watch: Watch,
         out: Path | str | None,
         loggers: Sequence[Callable[[int, Mapping[str, float]], None]],
@@ -169,29 +182,66 @@ class Trim(Uncopied):
         except BaseException:
             self.recorder.close()
             raise
+        self.guard: Final = self._make_guard(guard, model, optimizers, stateful, config)
+        self._tape = LoopTape(self.guard)
         self._hooks = [
             OptimizerHooks(
                 o,
                 self.recorder,
                 each,
                 which=which,
-                protect=protect,
+                guard=self.guard,
                 take_overflow=take_overflow,
                 take_loss=self._take_loss,
                 knows_loss=lambda: bool(self._losses[1] > 0),
                 note_loss=self.loss,
+                close_tape=partial(self._tape.close, o),
             )
             for which, (o, each) in enumerate(zip(optimizers, self._clippers, strict=True))
         ]
         self._model_hook = model.register_forward_hook(_LossTap(self))
 
-    def loss(self, loss: Tensor) -> Tensor:
+    def _make_guard(
+        self,
+        config: Guard | None,
+        model: nn.Module,
+        optimizers: Sequence[torch.optim.Optimizer],
+        stateful: Mapping[str, Any],
+        run_config: Mapping[str, Any] | None,
+    ) -> ActiveGuard | None:
+        guarded = [o for o in optimizers if not isinstance(o, torch.optim.LBFGS)]
+        if config is None or not guarded:
+            return None
+        ranks, device = num_ranks(model), self.recorder.device
+        parts = {f"clipper{i}": c for i, c in enumerate(self._clippers) if c is not None}
+        replayer = None
+        if len(optimizers) == 1:
+            replayer = Rerun(model, guarded[0], clipper=self._clippers[0], recorder=self.recorder)
+        return ActiveGuard(
+            config,
+            model,
+            optimizers,
+            parts={**parts, **stateful},
+            replayer=replayer,
+            folder=lambda: None if self.folder is None else self.folder / "incidents",
+            agree=lambda yes: bool(largest(float(yes), device, ranks)),
+            apply=lambda change: keep_up(model, change),
+            run_config=lambda: run_config,
+        )
+
+    def loss(self, loss: Tensor | Callable[[], Tensor]) -> Tensor:
         """Note a loss of the current step, and return it as it is.
 
         Not compulsory: the loss of a model that returns it (`output.loss` or `output["loss"]`), and
         that of a closure, is seen anyway. Of several micro-batches the mean is recorded. Without
         gradients, as in evaluation, nothing is noted.
+
+        Args:
+            loss: 0-d; or a function that computes it, such as `lambda: loss_fn(model(x), y)`, so
+                that the guard can replay the step to find the cause of an incident.
         """
+        if not isinstance(loss, Tensor):
+            loss = self._tape.compute(loss)
         if isinstance(loss, Tensor) and loss.numel() == 1 and torch.is_grad_enabled():
             self._losses[0] += loss.detach().reshape(()).to(self._losses.device)
             self._losses[1] += 1
@@ -220,6 +270,11 @@ class Trim(Uncopied):
         if self.judge.rules:  # else nobody reads the history
             self.judge.history.order = self.judge.history.order or self.recorder.order
             self.judge.see(record)
+        returned = self._tell_guard(record)
+        if returned:
+            self._skips_in_a_row = 0
+        if returned == "made again":
+            return
         if not values["step.skipped"]:
             self._skips_in_a_row = 0
             self._clip_watch.see(values["gradient.clip_coefficient"], values["gradient.norm"])
@@ -235,11 +290,41 @@ class Trim(Uncopied):
                 "at the data and the loss first; then lower the learning rate or warm up longer."
             )
 
+    def _tell_guard(self, record: StepRecord) -> Return:
+        """Let the guard take in a step; return whether it has changed the state."""
+        if self.guard is None:
+            return ""
+        values = record.values
+        loss, norm = values["loss"], values["gradient.norm"]
+        tape = self._tape.take(record)
+        scaled = values["loss_scale"] != 1
+        shown = {k: v for k, v in values.items() if k in {"learning_rate", "loss_scale"}}
+        outcome = Outcome(
+            loss=loss,
+            norm=norm,
+            skipped=bool(values["step.skipped"]),
+            flagged=bool(values["step.flagged"]),
+            overflow=scaled
+            and not math.isfinite(norm)
+            and (math.isnan(loss) or abs(loss) < math.inf),
+            values=shown,
+            tape=tape,
+            number=record.step,
+        )
+        return self.guard.note(outcome)
+
+    @property
+    def incidents(self) -> list[Incident]:
+        """What the guard had to do so far, oldest first."""
+        self.recorder.sync()
+        return [] if self.guard is None else list(self.guard.incidents)
+
     @property
     def findings(self) -> list[Finding]:
         """What is wrong so far: one finding for each cause, most causal first."""
         self.recorder.sync()
-        return self.judge.findings
+        causes = [] if self.guard is None else self.guard.findings
+        return merge([*causes, *self.judge.findings]) if causes else self.judge.findings
 
     @property
     def advice(self) -> list[Finding]:
@@ -320,6 +405,8 @@ class Trim(Uncopied):
         for hooks in self._hooks:
             hooks.remove()
         self._model_hook.remove()
+        if self.guard is not None:
+            self.guard.close()
         try:
             self.recorder.close()
         finally:
@@ -347,6 +434,8 @@ class Trim(Uncopied):
             "skipped_steps": self.skipped_steps,
             "skips_in_a_row": self._skips_in_a_row,
         }
+        if self.guard is not None:
+            state["guard"] = self.guard.state_dict()
         if self._clippers[0] is None:
             return state
         return state | {"clippers": [c.state_dict() for c in self._clippers if c is not None]}
@@ -370,6 +459,8 @@ class Trim(Uncopied):
         for clipper, memory in zip(self._clippers, state.get("clippers", ()), strict=False):
             if clipper is not None:
                 clipper.load_state_dict(memory)
+        if self.guard is not None and "guard" in state:
+            self.guard.load_state_dict(state["guard"])
         self.steps = self.recorder.step
         self.skipped_steps = state["skipped_steps"]
         self._skips_in_a_row = state["skips_in_a_row"]

@@ -2,6 +2,7 @@
 
 import math
 import sys
+import time
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from trimtab.engine._update import Prepared, Updater, record_update
 from trimtab.errors import StateError
+from trimtab.guard import ActiveGuard
 from trimtab.optim import Clipper
 from trimtab.signals import Recorder
 
@@ -28,12 +30,14 @@ class OptimizerHooks:
         recorder: Measures the step.
         clipper: Clips it; None leaves gradients alone.
         which: The optimizer's number in the recorder.
-        protect: Whether a step that is not finite is left out.
+        guard: Says which steps are left out; None leaves out none.
         take_overflow: Whether the optimizer may be called in steps that a GradScaler found to
             overflow, so that they are recorded; they then do nothing.
         take_loss: Returns the loss of the step, NaN if it is not known, and forgets it.
         knows_loss: Returns whether a loss of the step has been noted.
         note_loss: Is given what a closure returns.
+        close_tape: Returns what a replay of the step needs, given the optimizer's settings and what
+            its gradients are divided by; None if that is not known.
     """
 
     def __init__(
@@ -43,29 +47,34 @@ class OptimizerHooks:
         clipper: Clipper | None,
         *,
         which: int,
-        protect: bool,
+        guard: ActiveGuard | None,
         take_overflow: bool,
         take_loss: Callable[[], Tensor | float],
         knows_loss: Callable[[], bool],
         note_loss: Callable[[Tensor], Tensor],
+        close_tape: Callable[[float | Tensor], None],
     ) -> None:
         self.optimizer, self.recorder, self.which = optimizer, recorder, which
         self.measures_only: Final = isinstance(optimizer, torch.optim.LBFGS)
         self.clipper: Final = None if self.measures_only else clipper
         self._take_loss, self._note_loss = take_loss, note_loss
-        self._knows_loss = knows_loss
+        self._knows_loss, self._close_tape = knows_loss, close_tape
+        self.guard: Final = None if self.measures_only else guard
         self._some_param = next(p for g in optimizer.param_groups for p in g["params"])
         self._updater = Updater(
             optimizer,
             self.clipper,
             at_once=self._some_param.device.type == "cpu",
-            protect=protect and not self.measures_only,
+            protect=self.guard is not None and self.guard.acts,
         )
+        if self.guard is not None:
+            self._updater.judge, self._updater.obeys = self._judge, self.guard.acts
         self._updater.on_nonfinite = self._locate_nonfinite
         recorder.last_forward.keeps |= self._updater.tells_host
         self._prepared: Prepared | None = None
         self._stepping = False
         self._num_nested = 0
+        self._ended = time.perf_counter()
         self._divisor: Tensor | float = 1.0
         self._loss_scale: Tensor | float = 1.0
         self._scaled = False
@@ -80,6 +89,13 @@ class OptimizerHooks:
             optimizer.register_step_pre_hook(self._before),
             optimizer.register_step_post_hook(self._after),
         ]
+
+    def _judge(self, _loss: Tensor | None, norm: Tensor) -> Tensor:
+        """Ask the guard, with the loss that the loop has noted."""
+        assert self.guard is not None
+        loss = self._loss
+        known = None if loss is None else torch.as_tensor(loss, device=norm.device)
+        return self.guard.judge(known, norm, self.which)
 
     def _count(self) -> int:
         return sum(len(group["params"]) for group in self.optimizer.param_groups)
@@ -130,6 +146,17 @@ class OptimizerHooks:
         self._loss_scale = float("nan") if scale is None and overflow is not None else self._divisor
         self._scaled = scale is not None or overflow is not None
         self.recorder.before_update(self.which)
+        if self.guard is not None:
+            if self._loss is None and self._knows_loss():
+                self._loss = self._take_loss()
+            if (
+                scale is None and overflow is not None
+            ):  # unscaled by the loop: by what, nobody knows
+                self._close_tape(math.nan)
+            else:
+                self._close_tape(self._divisor)
+            self.guard.before_update()
+            self._updater.norm_limit = self.guard.norm_limit
         prepared = self._updater.prepare(divisor=self._divisor, overflow=overflow)
         self._prepared = prepared
         for name in _FOLDED:
@@ -140,8 +167,9 @@ class OptimizerHooks:
 
     def _locate_nonfinite(self) -> None:
         """Say where the value that is not finite came from; the host knows of it anyway."""
-        known = self._knows_loss()
-        self._loss = self._take_loss()
+        known = self._loss is not None or self._knows_loss()
+        if self._loss is None:
+            self._loss = self._take_loss()
         loss = float(self._loss) if known else None
         self.recorder.locate_nonfinite(loss=loss, scaled=self._scaled)
 
@@ -165,6 +193,8 @@ class OptimizerHooks:
 
     def _restore(self) -> None:
         """Put back what was set or hidden for one step."""
+        if self.guard is not None:
+            self.guard.rates.put_back(stepped=False)
         for name, value in self._replaced.items():
             if value is _UNSET:
                 self.optimizer.__dict__.pop(name, None)
@@ -184,10 +214,14 @@ class OptimizerHooks:
             self._num_nested -= 1
             return
         self._stepping = False
-        self._restore()
+        guard = self.guard
         if self._prepared is None:  # the closure was never called
+            self._restore()
             return
         update, self._prepared = self._prepared.update, None
+        if guard is not None:
+            guard.after_update(update.found_inf)
+        self._restore()
         loss, self._loss = self._loss, None
         rest = self._take_loss()
         record_update(
@@ -200,6 +234,9 @@ class OptimizerHooks:
             loss_scale=self._loss_scale,
             which=self.which,
         )
+        if guard is not None:
+            guard.end_step(time.perf_counter() - self._ended)
+            self._ended = time.perf_counter()
         if self._adds_flag and _is_accelerated(optimizer):
             self._remove_flag()
 

@@ -54,3 +54,8 @@ def largest_over_ranks(value: float | Tensor, device: torch.device) -> float:
     largest = torch.as_tensor(value, device=device, dtype=torch.float32).clone()
     dist.all_reduce(largest, op=dist.ReduceOp.MAX)
     return float(largest)
+
+
+def largest(value: float, device: torch.device, ranks: int) -> float:
+    """Return the largest value of any rank, of which there may be one."""
+    return value if ranks == 1 else largest_over_ranks(value, device)

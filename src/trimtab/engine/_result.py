@@ -36,6 +36,8 @@ class StepResult:
         self.lr: Final = lr
         self.grad_norms: Final = grad_norms
         self._values = values
+        self.made_again = False
+        """Whether it was left out first, and the guard made it again with success."""
         self._loss_scale = loss_scale
 
     def _read(self, field: str) -> float:
@@ -46,7 +48,7 @@ class StepResult:
     @property
     def stepped(self) -> bool:
         """Whether parameters, optimizer state and schedule moved."""
-        return self.due and self._read("found_inf") == 0
+        return self.due and (self.made_again or self._read("found_inf") == 0)
 
     @property
     def skipped(self) -> bool:

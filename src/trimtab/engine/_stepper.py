@@ -1,7 +1,10 @@
 """The Stepper: one optimizer step with everything in the right order."""
 
+import math
+import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import torch
@@ -9,14 +12,54 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LRScheduler
 
+from trimtab.checkpoint import random_state
 from trimtab.engine import _pitfalls, _ranks
+from trimtab.engine._rerun import Rerun, keep_up
 from trimtab.engine._result import StepResult
-from trimtab.engine._update import Updater, record_update
+from trimtab.engine._update import Update, Updater, record_update
 from trimtab.engine._window import Window, check_weight
 from trimtab.errors import ConfigError, DivergedError, StateError
+from trimtab.guard import (
+    ActiveGuard,
+    Change,
+    Guard,
+    GuardLike,
+    MicroStep,
+    Outcome,
+    Return,
+    TapeStep,
+    as_guard,
+    captured,
+    freeze,
+)
 from trimtab.optim import Clipper, as_clipper
 from trimtab.precision import LossScaler, Precision, autocast, check_precision
 from trimtab.signals import Readback, Recorder
+
+
+@dataclass(frozen=True)
+class _Pending:
+    """A step whose outcome is on its way to the host."""
+
+    values: Readback
+    weight: float | Tensor
+    result: StepResult
+    tape: TapeStep | None
+
+
+class Counters:
+    """Number of updates that a state has in it; goes back with a snapshot."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the number."""
+        return {"steps": self.steps}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Take up what `state_dict` returned."""
+        self.steps = state["steps"]
 
 
 class Stepper:
@@ -43,6 +86,11 @@ class Stepper:
         scaler: Loss scale for fp16; the default starts at 65536.
         max_skips: Skipped steps in a row before the run is stopped.
         recorder: Measures gradients, updates and module outputs of each step.
+        guard: Which steps are left out as outliers, and what is done if they go on: the name of a
+            policy, `"observe"`, a policy, a `trimtab.guard.Guard`, or None. Steps that are not
+            finite are left out in any case.
+        stateful: What else has a state and goes back with a snapshot, by name: an average of the
+            weights, for example. Anything with `state_dict` and `load_state_dict`.
 
     Raises:
         ConfigError: A value is out of range, or the combination can never work.
@@ -70,8 +118,10 @@ class Stepper:
         scaler: LossScaler | None = None,
         max_skips: int = 50,
         recorder: Recorder | None = None,
+        guard: GuardLike = "spike",
+        stateful: Mapping[str, Any] | None = None,
     ) -> None:
-        self.precision: Final = check_precision(precision)
+        self.precision = check_precision(precision)
         for name, count in {"accumulate": accumulate, "max_skips": max_skips}.items():
             if isinstance(count, bool) or not isinstance(count, int) or count < 1:
                 raise ConfigError(f"{name} must be a whole number of at least 1, got {count!r}.")
@@ -82,8 +132,7 @@ class Stepper:
         self.model, self.optimizer, self.accumulate = model, optimizer, accumulate
         self.max_skips = max_skips
         self.recorder: Final = recorder
-        self.steps = 0
-        """Optimizer updates so far, as of the last outcome read."""
+        self._counters = Counters()
         self.skipped_steps = 0
         """Steps left out so far."""
         self._skips_in_a_row = 0
@@ -100,10 +149,14 @@ class Stepper:
         self._ranks = _ranks.num_ranks(model)
         self._reference: float = 0.0  # several ranks must agree on one for the whole run
         self._window = Window()
-        self._pending: tuple[Readback, float | Tensor] | None = None
+        self._pending: _Pending | None = None
         self._in_autocast = False
         self._clip_watch = _pitfalls.ClipWatch()
         self._first_gradients_seen = False
+        self._micro_steps: list[MicroStep] = []
+        self._unseen = False  # whether a micro-batch of the window cannot be replayed
+        self._ended = time.perf_counter()
+        self.guard: Final = self._make_guard(as_guard(guard), stateful or {})
         fresh = self.schedule is None or self.schedule.last_epoch <= 0
         _pitfalls.warn_about(
             model,
@@ -111,6 +164,36 @@ class Stepper:
             starts_here=fresh and schedule != "constant",
             num_ranks=self._ranks,
         )
+
+    def _make_guard(self, config: Guard | None, stateful: Mapping[str, Any]) -> ActiveGuard | None:
+        if config is None:
+            return None
+        parts = {**self._parts(), "counters": self._counters, **stateful}
+        ranks = self._ranks
+        guard = ActiveGuard(
+            config,
+            self.model,
+            [self.optimizer],
+            parts=parts,
+            replayer=Rerun(self.model, self.optimizer, clipper=self.clipper, parts=parts,
+                           recorder=self.recorder),
+            folder=lambda: None,
+            agree=lambda yes: bool(_ranks.largest(float(yes), self._device, ranks)),
+            apply=self._keep_up,
+        )  # fmt: skip
+        self._updater.judge, self._updater.obeys = guard.judge, guard.acts
+        return guard
+
+    def _keep_up(self, change: Change) -> None:
+        """Go on with what a replay showed to be sound."""
+        if change.precision is not None:
+            self.precision = change.precision
+        keep_up(self.model, change)
+
+    @property
+    def steps(self) -> int:
+        """Optimizer updates that the state has in it, as of the last outcome read."""
+        return self._counters.steps
 
     @property
     def clipper(self) -> Clipper | None:
@@ -157,6 +240,7 @@ class Stepper:
         if self._window.count == 0:
             self._clear_gradients()  # that others left behind
         last = self._window.count + 1 == self.accumulate
+        micro = self._note_micro_step(loss, weight)
         with _ranks.exchange(self.model, last=last):
             value = self._evaluate(loss)
             if weight == 0 and self._ranks == 1 and isinstance(weight, float):
@@ -164,12 +248,34 @@ class Stepper:
                 return value.detach()
             self._agree_on_reference(weight)
             wide = value.to(torch.promote_types(value.dtype, torch.float32))
-            scaled = wide * self._window.factor(weight)
+            factor = self._window.factor(weight)
             if self.scaler is not None:
-                scaled = scaled * self.scaler.scale
-            scaled.backward()  # type: ignore[no-untyped-call] # torch leaves it untyped
+                factor = factor * self.scaler.scale
+            (wide * factor).backward()  # type: ignore[no-untyped-call] # torch leaves it untyped
+        if micro is not None:
+            micro.factor, micro.loss = factor, value.detach()
+            self._micro_steps.append(micro)
         self._window.add(weight, value)
         return value.detach()
+
+    def _note_micro_step(
+        self, loss: Tensor | Callable[[], Tensor], weight: float | Tensor
+    ) -> MicroStep | None:
+        """Return what a replay of the micro-batch needs; None if it cannot be replayed."""
+        if self.guard is None or not self.guard.keeps_tape:
+            return None
+        if isinstance(loss, Tensor):
+            self._unseen = True
+            return None
+        frozen = freeze(loss)
+        return MicroStep(
+            compute=frozen,
+            factor=1.0,
+            weight=weight,
+            random=random_state(),
+            batch=captured(frozen),
+            precision=self.precision,
+        )
 
     def _evaluate(self, loss: Tensor | Callable[[], Tensor]) -> Tensor:
         """Return the loss with its graph, computed in the right precision.
@@ -255,16 +361,20 @@ class Stepper:
         Raises:
             DivergedError: More than `max_skips` steps in a row were skipped.
         """
-        self.sync()
+        if self._sync():  # the gradients are those of a state that is gone
+            return self._abandon()
         divisor, weight, loss = self._close_window()
+        tape = self._close_tape(divisor)
+        if self.guard is not None:
+            self.guard.before_update()
+            self._updater.norm_limit = self.guard.norm_limit
         lr = self._lr()
         scale = self._scale()
         if scale is not None:
             divisor = divisor * scale
         if self.recorder is not None:
             self.recorder.before_update()
-        self._loss = loss
-        update = self._updater.apply(divisor=divisor, loss=loss)
+        update = self._update(divisor, loss)
         if self.recorder is not None:
             record_update(
                 self.recorder,
@@ -283,16 +393,73 @@ class Stepper:
             self.scaler.update(torch.as_tensor(update.found_inf))
         for p in update.params:  # zero_grad() takes six times as long
             p.grad = None
-        values = Readback([update.found_inf, update.norms.total, update.coefficient, loss])
-        self._pending = (values, weight)
+        values = Readback(
+            [update.found_inf, update.norms.total, update.coefficient, loss, update.flagged]
+        )
         result = StepResult(lr=lr, values=values, grad_norms=update.norms.each, loss_scale=scale)
+        self._pending = _Pending(values, weight, result, tape)
+        self._end_step(result)
+        return result
+
+    def _update(self, divisor: float | Tensor, loss: Tensor) -> Update:
+        """Make the update, and let the guard clean up after it."""
+        self._loss = loss
+        guard = self.guard
+        try:
+            update = self._updater.apply(divisor=divisor, loss=loss)
+        except BaseException:
+            if guard is not None:
+                guard.rates.put_back(stepped=False)
+            raise
+        if guard is not None:
+            guard.after_update(update.found_inf)
+        return update
+
+    def _end_step(self, result: StepResult) -> None:
+        """Take the outcome in where that waits for nothing, and a snapshot if one is due.
+
+        Raises:
+            DivergedError: As for `step`.
+        """
         if self._at_once:
             try:
                 self.sync()
             except DivergedError as error:
                 error.result = result
                 raise
-        return result
+        if self.guard is not None:
+            now = time.perf_counter()
+            self.guard.end_step(now - self._ended)
+            self._ended = now
+
+    def _close_tape(self, divisor: float | Tensor) -> TapeStep | None:
+        """Return what a replay of the step needs, and open the next one."""
+        micro_steps, self._micro_steps = self._micro_steps, []
+        unseen, self._unseen = self._unseen, False
+        if self.guard is None or not micro_steps or unseen:
+            return None
+        scale = self._scale()
+        return TapeStep(
+            number=self.guard.number + 1,
+            micro_steps=micro_steps,
+            settings=[
+                {k: v for k, v in group.items() if k != "params"}
+                for group in self.optimizer.param_groups
+            ],
+            divisor=divisor if scale is None else divisor * scale,
+            loss=math.nan,
+            norm=math.nan,
+            skipped=False,
+            flagged=False,
+        )
+
+    def _abandon(self) -> StepResult:
+        """Drop the open window: its gradients are those of a state that has been put back."""
+        self._window, self._micro_steps, self._unseen = Window(), [], False
+        self._clear_gradients()
+        zero = torch.zeros(())
+        values = Readback([zero + 1, zero + math.nan, zero + 1, zero + math.nan, zero])
+        return StepResult(lr=self._lr(), values=values, loss_scale=self._scale())
 
     def _locate_nonfinite(self) -> None:
         """Say where the value that is not finite came from; the host knows of it anyway."""
@@ -316,20 +483,37 @@ class Stepper:
         Counters and schedule are up to date afterwards. Called by itself at the next step.
 
         Raises:
-            DivergedError: More than `max_skips` steps in a row were skipped.
+            DivergedError: More than `max_skips` steps in a row were skipped, or the guard has put
+                the run back too often.
+        """
+        self._sync()
+
+    def _sync(self) -> bool:
+        """Do as `sync` does; return whether the guard has put the run back.
+
+        Raises:
+            DivergedError: As for `sync`.
         """
         if self._pending is None:
-            return
-        (values, weight), self._pending = self._pending, None
-        found_inf, norm, coefficient, _ = values.numbers()
+            return False
+        pending, self._pending = self._pending, None
+        found_inf, norm, coefficient, loss, flagged = pending.values.numbers()
         if not found_inf:
-            self.steps += 1
+            self._counters.steps += 1
             self._skips_in_a_row = 0
-            self._move_schedule(weight)
+            self._move_schedule(pending.weight)
             self._clip_watch.see(coefficient, norm)
-            return
-        self.skipped_steps += 1
-        self._skips_in_a_row += 1
+        else:
+            self.skipped_steps += 1
+            self._skips_in_a_row += 1
+        returned = self._tell_guard(
+            pending, loss, norm, skipped=bool(found_inf), flagged=bool(flagged)
+        )
+        if returned:
+            self._skips_in_a_row = 0
+        if returned == "made again":
+            self.skipped_steps -= 1
+            pending.result.made_again = True
         if self._skips_in_a_row > self.max_skips:
             raise DivergedError(
                 f"{self._skips_in_a_row} steps in a row had a non-finite loss or gradient and were "
@@ -337,6 +521,31 @@ class Stepper:
                 "Look at the data and the loss first; then lower the learning rate or warm up "
                 "longer."
             )
+        return returned != ""
+
+    def _tell_guard(
+        self, pending: "_Pending", loss: float, norm: float, *, skipped: bool, flagged: bool
+    ) -> Return:
+        """Let the guard take in a step; return whether it has changed the state."""
+        if self.guard is None:
+            return ""
+        tape = pending.tape
+        if tape is not None:
+            tape.loss, tape.norm, tape.skipped, tape.flagged = loss, norm, skipped, flagged
+        overflow = skipped and self.scaler is not None and math.isfinite(loss)
+        outcome = Outcome(
+            loss=loss,
+            norm=norm,
+            skipped=skipped,
+            flagged=flagged,
+            overflow=overflow and not math.isfinite(norm),
+            values={"learning_rate": pending.result.lr},
+            tape=tape,
+        )
+        returned = self.guard.note(outcome)
+        if returned:
+            self._clear_gradients()
+        return returned
 
     def _move_schedule(self, weight: float | Tensor) -> None:
         if self.schedule is None:
@@ -360,6 +569,8 @@ class Stepper:
             "skips_in_a_row": self._skips_in_a_row,
             "reference": self._reference,
         }
+        if self.guard is not None:
+            state["guard"] = self.guard.state_dict()
         for name, part in self._parts().items():
             state[name] = part.state_dict()
         if self._window.count:
@@ -383,17 +594,21 @@ class Stepper:
         self.optimizer.load_state_dict(state["optimizer"])
         for name, part in self._parts().items():
             part.load_state_dict(state[name])
-        self.steps, self.skipped_steps = state["steps"], state["skipped_steps"]
+        self._counters.steps, self.skipped_steps = state["steps"], state["skipped_steps"]
         self._skips_in_a_row, self._reference = state["skips_in_a_row"], state["reference"]
         self._pending, self._window = None, Window()
+        self._micro_steps, self._unseen = [], False
         self._first_gradients_seen = self.steps > 0
         self._clear_gradients()
+        if self.guard is not None and "guard" in state:
+            self.guard.load_state_dict(state["guard"])
         if "window" in state:
             window = dict(state["window"])
             params = [p for g in self.optimizer.param_groups for p in g["params"]]
             for index, grad in window.pop("grads").items():
                 params[int(index)].grad = grad.clone()
             self._window = Window(**window)
+            self._unseen = True  # its first micro-batches are not known any more
 
     def _parts(self) -> dict[str, Any]:
         """Return the optional parts that have a state."""

@@ -24,6 +24,8 @@ class Update:
     """The clip factor."""
     params: list[nn.Parameter]
     """Those that had a gradient, in the order of the optimizer."""
+    flagged: Tensor | float = 0.0
+    """1 if the guard's policy took the step for an outlier."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,12 @@ class Updater:
         self.protect: Final = protect
         self.on_nonfinite: Callable[[], None] | None = None
         """Called before anything is changed, when the host knows that a step is not finite."""
+        self.judge: Callable[[Tensor | None, Tensor], Tensor] | None = None
+        """Says of loss and norm, 0-d, whether the step is an outlier: 1, else 0, on the device."""
+        self.obeys = True
+        """Whether what `judge` takes for an outlier is left out."""
+        self.norm_limit: float | None = None
+        """Joint norm to which gradients are scaled down besides the clipper; None sets no limit."""
         momentum = isinstance(optimizer, torch.optim.SGD) and all(
             group["momentum"] != 0 for group in optimizer.param_groups
         )
@@ -83,7 +91,11 @@ class Updater:
     @property
     def tells_host(self) -> bool:
         """Whether the host gets to know in time that a step is not finite."""
-        return self.at_once or (self.protect and not self.folds)
+        return self.at_once or (self._skips and not self.folds)
+
+    @property
+    def _skips(self) -> bool:
+        return self.protect or (self.judge is not None and self.obeys)
 
     def _tell(self) -> None:
         if self.on_nonfinite is not None:
@@ -140,13 +152,23 @@ class Updater:
         finite = norms.total.isfinite()
         if loss is not None:
             finite = finite & loss.to(finite.device).isfinite()
+        flagged = None if self.judge is None else self.judge(loss, norms.total)
         vetoes = [(~finite).float()] if self.protect else []
+        if flagged is not None and self.obeys:
+            vetoes.append(flagged.to(finite.device))
+            finite = finite & (flagged.to(finite.device) == 0)
         if overflow is not None:
             vetoes.append((overflow != 0).float().to(finite.device))
         found_inf = torch.stack(vetoes).amax(dim=0) if vetoes else None
         total = torch.where(finite, norms.total, math.nan)  # NaN: not for a clipper's statistics
         coefficient, grad_scale = self._clip(params, total, divisor)
-        update = Update(0.0 if found_inf is None else found_inf, norms, coefficient, params)
+        update = Update(
+            0.0 if found_inf is None else found_inf,
+            norms,
+            coefficient,
+            params,
+            0.0 if flagged is None else flagged,
+        )
         if self.folds and not self._starts_momentum(params):
             fold = {"grad_scale": grad_scale.float()}
             return Prepared(update, fold | _named(found_inf), skip=False)
@@ -171,20 +193,22 @@ class Updater:
         """Decide on one update, looking at values."""
         total = norms.total.item()
         finite = math.isfinite(total) and (loss is None or math.isfinite(loss.item()))
+        flagged = 0.0 if self.judge is None else self.judge(loss, norms.total).item()
         if not finite:
             self._tell()
-        if (self.protect and not finite) or (overflow is not None and overflow.item() != 0):
-            return Prepared(Update(1.0, norms, 1.0, params), {}, skip=True)
+        bad = (self.protect and not finite) or (self.obeys and flagged != 0)
+        if bad or (overflow is not None and overflow.item() != 0):
+            return Prepared(Update(1.0, norms, 1.0, params, flagged), {}, skip=True)
         if not finite:
             coefficient, scale = 1.0, float(divisor)
         elif isinstance(self.clipper, NormClip):  # in numbers: tensors take ten times as long
-            limit = self.clipper.max_norm
+            limit = min(self.clipper.max_norm, self.norm_limit or math.inf)
             coefficient = limit / total if total > limit else 1.0
             scale = float(divisor) / coefficient
         else:
             clipped, left = self._clip(params, norms.total, divisor)
             coefficient, scale = clipped.item(), left.item()
-        update = Update(0.0, norms, coefficient, params)
+        update = Update(0.0, norms, coefficient, params, flagged)
         if scale == 1:  # then the kernel need not write the gradients back
             return Prepared(update, {}, skip=False)
         if self.folds:
@@ -209,14 +233,26 @@ class Updater:
         self, params: list[nn.Parameter], total: Tensor, divisor: float | Tensor
     ) -> tuple[Tensor, Tensor]:
         """Return the clip factor, and what is left to divide the gradients by; both 0-d."""
+        limited = self._limited(total)
         if self._scale_clipper is not None:
             coefficient = self._scale_clipper.coefficient(total)
+            if limited is not None:
+                coefficient = torch.minimum(coefficient, limited)
             return coefficient, divisor / coefficient
         one = torch.ones_like(total)
+        if limited is not None:
+            _divide_(params, 1 / limited)
         if self.clipper is not None:
             _divide_(params, divisor)
             return self.clipper.clip_(params).coefficient, one
         return one, one * divisor
+
+    def _limited(self, total: Tensor) -> Tensor | None:
+        """Return the factor that brings the joint norm down to `norm_limit`, 0-d."""
+        if self.norm_limit is None:
+            return None
+        factor = (self.norm_limit / total).clamp(max=1)
+        return torch.where(total.isfinite(), factor, 1.0)
 
 
 def record_update(
@@ -254,6 +290,7 @@ def record_update(
             "learning_rate": learning_rate,
             "loss_scale": loss_scale,
             "step.skipped": update.found_inf,
+            "step.flagged": update.flagged,
         },
         which=which,
     )

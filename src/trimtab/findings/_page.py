@@ -26,6 +26,8 @@ LOOKS_AT: Final = {
     "run": "the signals of a run",
     "live": "model, optimizer and batch before the first step",
     "loop": "the body of a loop, watched while it runs",
+    "incident": "replays of the steps before an incident",
+    "audit": "a run that was resumed, or whose batch was split",
     "source": "source code",
 }
 """Scopes in words."""

@@ -9,9 +9,10 @@ from typing import Any, ClassVar, Final, Literal, TypeVar
 from trimtab.errors import ConfigError
 from trimtab.findings._finding import Finding, Severity, Symptom
 
-Scope = Literal["run", "live", "loop", "source"]
+Scope = Literal["run", "live", "loop", "incident", "audit", "source"]
 """What a rule looks at: signals of a run, live objects before it, a loop body that is watched while
-it runs, or source code."""
+it runs, replays of the steps before an incident, a run that was resumed or accumulated, or source
+code."""
 
 FAMILIES: Final = {
     "TT0": "Set-up",

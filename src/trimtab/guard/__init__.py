@@ -1,5 +1,40 @@
 """The guard: keep a run alive when a step, a batch or the state of training goes bad."""
 
+from trimtab.guard._active import ActiveGuard, Outcome, Return
+from trimtab.guard._buffers import BufferKeeper
 from trimtab.guard._change import Change
+from trimtab.guard._freeze import captured, freeze
+from trimtab.guard._guard import Guard, GuardLike, as_guard
+from trimtab.guard._incident import Experiment, Incident
+from trimtab.guard._live import LiveState
+from trimtab.guard._policies import POLICIES, as_policy
+from trimtab.guard._policy import Limits, Policy
+from trimtab.guard._snapshots import Snapshot, SnapshotRing
+from trimtab.guard._spike import Spike
+from trimtab.guard._tape import MicroStep, Tape, TapeStep
 
-__all__ = ["Change"]
+__all__ = [
+    "POLICIES",
+    "ActiveGuard",
+    "BufferKeeper",
+    "Change",
+    "Experiment",
+    "Guard",
+    "GuardLike",
+    "Incident",
+    "Limits",
+    "LiveState",
+    "MicroStep",
+    "Outcome",
+    "Policy",
+    "Return",
+    "Snapshot",
+    "SnapshotRing",
+    "Spike",
+    "Tape",
+    "TapeStep",
+    "as_guard",
+    "as_policy",
+    "captured",
+    "freeze",
+]

@@ -1,15 +1,15 @@
 """Leaving no trace: everything that a check may touch is put back, bit for bit."""
 
 import copy
-import random
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
+
+from trimtab.checkpoint import random_state, restore_random_state
 
 _OWN = frozenset({"_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"})
 
@@ -28,7 +28,7 @@ def restored(*roots: object) -> Iterator[None]:
     modules = every_module(*roots)
     grads = [(p, p.grad) for m in modules for p in m.parameters(recurse=False)]
     with ExitStack() as stack:
-        stack.enter_context(_random_state())
+        stack.callback(restore_random_state, random_state())
         for module in modules:
             stack.enter_context(_module_state(module))
         try:
@@ -53,16 +53,6 @@ def trial_parameters(params: Iterable[Tensor]) -> Iterator[None]:
             for p, value, grad in kept:
                 p.copy_(value)
                 p.grad = grad
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Fix PyTorch's random state inside, so that dropout and noise are the same each time."""
-    with _torch_state():
-        torch.default_generator.manual_seed(seed)
-        if torch.cuda.is_available():
-            torch.cuda.manual_seed_all(seed)
-        yield
 
 
 def every_module(*roots: object) -> list[nn.Module]:
@@ -159,27 +149,3 @@ def _put_back(contents: list[tuple[Any, Any]], values: list[tuple[Tensor, Tensor
 def _same(a: Tensor, b: Tensor) -> bool:
     """Return whether nothing changed; NaN counts as changed, which costs one copy."""
     return a.shape == b.shape and torch.equal(a, b)
-
-
-@contextmanager
-def _random_state() -> Iterator[None]:
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - the user's state
-    with _torch_state():
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)  # noqa: NPY002 - the user's state
-
-
-@contextmanager
-def _torch_state() -> Iterator[None]:
-    cpu = torch.get_rng_state()
-    in_use = torch.cuda.is_available() and torch.cuda.is_initialized()  # type: ignore[no-untyped-call] # untyped
-    cuda = torch.cuda.get_rng_state_all() if in_use else []
-    try:
-        yield
-    finally:
-        torch.set_rng_state(cpu)
-        if cuda:
-            torch.cuda.set_rng_state_all(cuda)

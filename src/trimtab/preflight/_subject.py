@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from trimtab.checkpoint import seeded
 from trimtab.findings import Finding
 from trimtab.precision import Precision, autocast
 from trimtab.preflight._batch import Batch, LossFunction, call, find_tensors, loss_of, main_output
 from trimtab.preflight._first_pass import FirstPass, run_first_pass
 from trimtab.preflight._gradients import gradients
-from trimtab.preflight._restored import seeded
 from trimtab.preflight._schedule import look_ahead
 
 if TYPE_CHECKING:

@@ -8,9 +8,10 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from trimtab.checkpoint import seeded
 from trimtab.preflight._baseline import baseline
 from trimtab.preflight._loss_calls import LossListener
-from trimtab.preflight._restored import seeded, shadow_optimizer, trial_parameters
+from trimtab.preflight._restored import shadow_optimizer, trial_parameters
 from trimtab.preflight._subject import Subject
 
 RATES: Final = ((3e-3, 80), (3e-4, 60), (3e-2, 60))

@@ -16,7 +16,7 @@ from trimtab.errors import ConfigError
 from trimtab.report._payload import make_payload
 from trimtab.report._runs import RunData
 
-SCRIPTS: Final = ("base.js", "chart.js", "heat.js", "sections.js", "main.js")
+SCRIPTS: Final = ("base.js", "chart.js", "heat.js", "sections.js", "theme.js", "main.js")
 """In this order they become one script."""
 
 
@@ -62,15 +62,29 @@ def _named_apart(data: list[RunData]) -> list[RunData]:
     return data
 
 
-def render(payload: dict[str, Any], *, title: str) -> str:
-    """Return the page."""
+def render(
+    payload: dict[str, Any],
+    *,
+    title: str,
+    kind: str = "run report",
+    scripts: Sequence[str] = SCRIPTS,
+) -> str:
+    """Return a page.
+
+    Args:
+        payload: What its script shows.
+        title: Of the window.
+        kind: What stands beside the name trimtab at the top.
+        scripts: Files that in this order become one script.
+    """
     folder = resources.files("trimtab.report") / "page"
-    read = {p: (folder / p).read_text(encoding="utf-8") for p in (*SCRIPTS, "style.css")}
-    script = '(() => {\n"use strict";\n' + "\n".join(read[p] for p in SCRIPTS) + "})();\n"
+    read = {p: (folder / p).read_text(encoding="utf-8") for p in (*scripts, "style.css")}
+    script = '(() => {\n"use strict";\n' + "\n".join(read[p] for p in scripts) + "})();\n"
     version = metadata.version("trimtab")
     return Template((folder / "template.html").read_text(encoding="utf-8")).substitute(
         generator=html.escape(f"trimtab {version}"),
         title=html.escape(title),
+        kind=html.escape(kind),
         style=read["style.css"],
         style_hash=_hash(read["style.css"]),
         script=script,

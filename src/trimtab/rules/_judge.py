@@ -26,7 +26,7 @@ _SOURCES: Final = {
 }
 _SOURCE_FIXES: Final = {
     "input": "look at this example of the data, and drop or clean what is not finite",
-    "parameter": "go back to a checkpoint from before, and protect the steps: attach(protect=True)",
+    "parameter": "go back to a checkpoint from before, and guard the steps: the guard of attach()",
     "activation": "look for a log, a root, a division or an overflow in this module",
     "loss": "look for a log, a root or a division in the loss, and clamp what goes into it",
     "gradient": "look for a root, a norm or a division at 0 behind this parameter",

@@ -18,7 +18,7 @@ class NonfiniteGradient(RunRule):
     """A gradient is NaN or infinite.
 
     Why: an update with it destroys the parameter and the optimizer's moments for good. With
-        `protect` the step is left out, and nothing is learnt from it.
+        `guard` the step is left out, and nothing is learnt from it.
 
     Measured: the joint norm of every step, which is exact, and for the place the norm of each
         parameter. A backward pass goes from the last layer to the first, so the last parameter in

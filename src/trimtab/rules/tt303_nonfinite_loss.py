@@ -48,7 +48,7 @@ from torch import nn
 
 model = nn.Linear(8, 1)
 optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-trim = trimtab.attach(model, optimizer, protect=False, out=None, watch=2)
+trim = trimtab.attach(model, optimizer, guard=None, out=None, watch=2)
 for step in range(30):
     x = torch.rand(32, 8)
     loss = (model(x) - 1).square().mean()

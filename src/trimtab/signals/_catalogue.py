@@ -38,7 +38,9 @@ SIGNALS: Final = (
          "far above 1, a larger batch would help"),
         ("learning_rate", "1", "free", "of the first param group"),
         ("loss_scale", "1", "free", "what the loss was multiplied by in fp16"),
-        ("step.skipped", "0 or 1", "free", "1 if a value was not finite and nothing was updated"),
+        ("step.skipped", "0 or 1", "free", "1 if nothing was updated: a value was not finite, or "
+         "the guard left an outlier out"),
+        ("step.flagged", "0 or 1", "free", "1 if the guard took the step for an outlier"),
         ("step.seconds", "s", "free", "from the end of the step before to the end of this one"),
         ("weight.norm", "weight", "sampled", "joint L2 norm of all parameters"),
         ("input.mean", "input", "sampled", "mean of the batch, the first tensor that the model is "

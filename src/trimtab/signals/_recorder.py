@@ -3,7 +3,8 @@
 import math
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -168,6 +169,16 @@ class Recorder:
         if source is not None:
             for listener in self.on_nonfinite:
                 listener(self.step + 1, source)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """See nothing of what is done inside: steps that are made again are no steps of the run."""
+        armed, self.taps.armed = self.taps.armed, False
+        keeps, self.last_forward.keeps = self.last_forward.keeps, False
+        try:
+            yield
+        finally:
+            self.taps.armed, self.last_forward.keeps = armed, keeps
 
     @torch.no_grad()
     def after_update(

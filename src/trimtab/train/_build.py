@@ -1,6 +1,7 @@
 """Optimizer, schedule and recorder as the settings ask for them."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -9,6 +10,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from trimtab.engine import Stepper, describe_run
 from trimtab.findings import Finding
+from trimtab.guard import Guard, as_guard
 from trimtab.optim import param_groups, schedule
 from trimtab.rules import Judge, describe_setup, note_finding
 from trimtab.signals import Recorder, RunWriter, as_watch
@@ -48,6 +50,14 @@ def build_schedule(
         total_steps=total_steps,
         min_ratio=config.min_lr_ratio,
     )
+
+
+def build_guard(config: RecipeConfig, folder: RunFolder) -> Guard | None:
+    """Return what keeps the run alive; None if it shall not be guarded."""
+    name = config.run.guard
+    if name == "none":
+        return None
+    return replace(as_guard(name) or Guard(), out=folder.incidents)
 
 
 def build_recorder(

@@ -43,6 +43,9 @@ class RunConfig:
     """Steps between two records of every layer; 0 records none."""
     keep_checkpoints: int = 2
     """How many of the newest checkpoints stay on disk."""
+    guard: Literal["spike", "nonfinite", "olmo", "zclip", "observe", "none"] = "spike"
+    """Which steps are left out as outliers, and whether the run is put back when it breaks; observe
+    only records what it would do."""
 
     def __post_init__(self) -> None:
         require(self.steps >= 1, "steps", "at least 1", self.steps)

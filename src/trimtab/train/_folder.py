@@ -23,6 +23,7 @@ class RunFolder:
         self.config: Final = path / "config.toml"
         self.metrics: Final = path / "metrics.csv"
         self.checkpoints: Final = path / "checkpoints"
+        self.incidents: Final = path / "incidents"
         self.summary: Final = path / "summary.json"
         self.curves: Final = path / "curves.png"
 

@@ -14,8 +14,10 @@ from rich.markup import escape
 from trimtab.checkpoint import load_latest, random_state, restore_random_state, save_checkpoint
 from trimtab.engine import Stepper, StepResult
 from trimtab.errors import DivergedError
+from trimtab.findings import Finding, merge
 from trimtab.precision import autocast
 from trimtab.train._build import (
+    build_guard,
     build_judge,
     build_optimizer,
     build_recorder,
@@ -59,6 +61,7 @@ class Training:
             accumulate=config.optimizer.accumulate,
             schedule=build_schedule(optimizer, config.optimizer, config.run.steps),
             recorder=self.recorder,
+            guard=build_guard(config, folder),
         )
         self._writer = open_writer(self.stepper, config, folder)
         self.judge: Final = build_judge(self.stepper, self._writer, display.found)
@@ -127,11 +130,18 @@ class Training:
                 self._validate("full")
             self.save()
         except DivergedError as error:
-            self.display.say(f"[red]{error}[/]")
+            self.display.say(f"[red]{escape(str(error))}[/]")
+            self.save()  # the state is that of the last good step
             return "diverged"
         finally:
             self.close()
         return "finished" if self.step == total else "interrupted"
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What is wrong with the run so far, most causal first."""
+        causes = [] if self.stepper.guard is None else self.stepper.guard.findings
+        return merge([*causes, *([] if self.judge is None else self.judge.findings)])
 
     def close(self) -> None:
         """Write what has not been written yet, and close the files."""
@@ -232,6 +242,7 @@ class Training:
                 model=self.task.model.state_dict(),
                 state=state,
                 keep=self.config.run.keep_checkpoints,
+                healthy=self.stepper.guard is None or self.stepper.guard.healthy,
             )
             self._saved_at = self.step
 

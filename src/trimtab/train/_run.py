@@ -44,7 +44,8 @@ def train(
         The summary: `recipe`, `stopped` (`"finished"`, `"interrupted"` or `"diverged"`), `steps`,
         `skipped_steps`, `initial_loss`, `final_loss` (mean of the last 10 steps), `val_loss` and
         what else the recipe measures, `tokens`, `seconds`, `num_parameters`, `device`,
-        `findings` (what is wrong, most causal first, a line each), `out`.
+        `incidents` (times that the guard acted), `findings` (what is wrong, most causal first,
+        a line each), `out`.
 
     Raises:
         ConfigError: Settings, data or folder cannot work; nothing was written.
@@ -92,7 +93,8 @@ def _conclude(training: Training, recipe: Recipe, stopped: str) -> dict[str, Any
         "seconds": round(training.seconds, 2),
         "num_parameters": sum(p.numel() for p in task.model.parameters()),
         "device": str(training.device),
-        "findings": [] if training.judge is None else list(map(str, training.judge.findings)),
+        "incidents": 0 if training.stepper.guard is None else len(training.stepper.guard.incidents),
+        "findings": list(map(str, training.findings)),
         "out": str(folder.path),
     }
     with training.on_disk("the summary and the curves"):

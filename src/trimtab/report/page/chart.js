@@ -6,12 +6,13 @@ const MARGIN = { left: 64, narrow: 46, right: 14, top: 8, bottom: 42 };
  * A chart of series over steps.
  *
  * A series is {label, x, y, low?, high?, kind, tint}: kind "ink", "faint", "dashed" or "points", or
- * "rug", whose y is a share between 0 and 1 that is drawn as ticks below the curves. Of two runs it
+ * "rug", whose y is a share between 0 and 1 that is drawn as ticks below the curves, or "band", of
+ * which only the area between low and high is seen. Of two runs it
  * also has run {name, tint} and what, its name without that of the run.
  */
 class Chart {
-  constructor({ label, unit, height, series, scale = "linear", domain, legend = true }) {
-    Object.assign(this, { label, unit, height, scale, domain });
+  constructor({ label, unit, height, series, scale = "linear", domain, legend = true, marks = [] }) {
+    Object.assign(this, { label, unit, height, scale, domain, marks });
     this.host = node("div", { class: "chart" });
     this.legend = node("ul", { class: "legend", "aria-label": `Legend of ${label}` });
     this.svg = node("svg:svg", { class: "plot", tabindex: 0, role: "slider", "aria-label": label });
@@ -90,6 +91,7 @@ class Chart {
     this.setMaps(range);
     this.drawAxes(range);
     for (const series of this.curves) this.drawCurve(series);
+    this.marks.forEach((mark, i) => this.drawMark(mark, i));
     this.rugs.forEach((series, i) => this.drawRug(series, this.plot.bottom + 7 + i * 11));
     this.line = node("svg:line", { class: "cursor", y1: this.plot.top, y2: this.plot.bottom + lanes, visibility: "hidden" });
     this.dots = node("svg:g");
@@ -141,11 +143,23 @@ class Chart {
     this.svg.append(axis);
   }
 
+  /** Draw a line across at a step, with a word at its head; several words stand below each other. */
+  drawMark({ step, label, tint }, row) {
+    const x = this.toX(step);
+    const left = x > (this.plot.left + this.plot.right) / 2;
+    const at = { x: left ? x - 5 : x + 5, y: this.plot.top + 11 + 14 * row, "text-anchor": left ? "end" : "start" };
+    this.svg.append(
+      node("svg:line", { class: `mark-line ${tint}`, x1: x, x2: x, y1: this.plot.top, y2: this.plot.bottom }),
+      node("svg:text", { class: `mark-word ${tint}`, ...at }, label),
+    );
+  }
+
   drawCurve({ x, y, low, high, kind, tint }) {
     if (low && high) {
       const area = areas(x, low, high, this.toX, this.toY);
       this.svg.append(node("svg:path", { class: `area ${tint}`, d: area }));
     }
+    if (kind === "band") return;
     if (kind !== "points" || x.length > 60) {
       const dense = Math.max(...this.curves.map((s) => s.x.length)) > this.width / 2 ? " dense" : "";
       this.svg.append(node("svg:path", { class: `${kind}${dense} ${tint}`, d: lines(x, y, this.toX, this.toY) }));
@@ -191,7 +205,7 @@ class Chart {
     for (const { x: xs, y: ys, tint, kind } of this.curves) {
       const i = nearest(xs, step);
       const y = this.toY(ys[i]);
-      if (kind !== "faint" && Number.isFinite(y) && Math.abs(this.toX(xs[i]) - x) < 12) {
+      if (kind !== "faint" && kind !== "band" && Number.isFinite(y) && Math.abs(this.toX(xs[i]) - x) < 12) {
         this.dots.append(node("svg:circle", { class: `hover-dot ${tint}`, r: 4, cx: this.toX(xs[i]), cy: y }));
       }
     }
@@ -201,6 +215,7 @@ class Chart {
   read(step) {
     const rows = [];
     for (const { label, x, y, low, high, kind, tint } of this.series) {
+      if (kind === "band") continue;
       const i = nearest(x, step);
       const near = Math.abs(x[i] - step) <= Math.max(1, (this.domain[1] - this.domain[0]) / 60);
       if (kind === "rug") {
@@ -322,6 +337,7 @@ function legendOf(series) {
 function swatch({ kind, tint }) {
   const svg = node("svg:svg", { width: kind === "block" ? 10 : 22, height: 10, "aria-hidden": "true", class: tint });
   if (kind === "block") svg.append(node("svg:rect", { width: 10, height: 10, rx: 2, class: "block" }));
+  else if (kind === "band") svg.append(node("svg:rect", { width: 22, height: 10, rx: 2, class: "block", "fill-opacity": 0.22 }));
   else if (kind === "rug") svg.append(node("svg:path", { d: "M3 1h3v8h-3zM10 1h3v8h-3zM15 1h3v8h-3z", fill: "var(--tint)" }));
   else svg.append(node("svg:line", { x1: 1, x2: 21, y1: 5, y2: 5, class: kind }));
   if (kind === "points") svg.append(node("svg:circle", { cx: 11, cy: 5, r: 3, class: "dots" }));
@@ -348,4 +364,16 @@ function smooth(y, weight) {
     }
   }
   return Float32Array.from(y, (v, i) => (Number.isFinite(v) ? (sums[i] + v) / (norms[i] + 1) : NaN));
+}
+
+function scaleChoice(chart, chosen) {
+  return choices("Scale", [["linear", "Linear"], ["log", "Log"]], chosen, (scale) => chart.setScale(scale));
+}
+
+/** Return whether a logarithmic axis shows the values better. */
+function wantsLog(series) {
+  const values = series.flatMap((s) => Array.from(s.high ?? s.y)).filter(Number.isFinite);
+  if (!values.length || values.some((v) => v <= 0)) return false;
+  values.sort((a, b) => a - b);
+  return values[values.length - 1] / values[values.length >> 1] > 12;
 }

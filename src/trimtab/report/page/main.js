@@ -25,18 +25,6 @@ function seriesOfAll(name, options) {
   return runs.map((_, i) => seriesOf(i, name, { tint: `tint-${i}`, ...options })).filter(Boolean);
 }
 
-function scaleChoice(chart, chosen) {
-  return choices("Scale", [["linear", "Linear"], ["log", "Log"]], chosen, (scale) => chart.setScale(scale));
-}
-
-/** Return whether a logarithmic axis shows the values better. */
-function wantsLog(series) {
-  const values = series.flatMap((s) => Array.from(s.high ?? s.y)).filter(Number.isFinite);
-  if (!values.length || values.some((v) => v <= 0)) return false;
-  values.sort((a, b) => a - b);
-  return values[values.length - 1] / values[values.length >> 1] > 12;
-}
-
 function rugs() {
   const clipped = seriesOfAll("clipped", { label: "clipped steps", kind: "rug", tint: "tint-clipped" });
   const skipped = seriesOfAll("skipped", { label: "skipped steps", kind: "rug", tint: "tint-skipped" });
@@ -252,32 +240,6 @@ function stepDomain() {
   return ends.length ? [Math.min(...ends), Math.max(...ends)] : [0, 1];
 }
 
-function chooseTheme() {
-  const root = document.documentElement;
-  const buttons = [...document.querySelectorAll("#theme button")];
-  const set = (choice) => {
-    root.dataset.theme = choice;
-    for (const button of buttons) button.setAttribute("aria-pressed", String(button.dataset.choice === choice));
-  };
-  let saved = null;
-  try {
-    saved = localStorage.getItem("trimtab-theme");
-  } catch {
-    // a page opened from disk may have no storage
-  }
-  if (["light", "dark"].includes(saved)) set(saved);
-  for (const button of buttons) {
-    button.addEventListener("click", () => {
-      set(button.dataset.choice);
-      try {
-        localStorage.setItem("trimtab-theme", button.dataset.choice);
-      } catch {
-        // then it is forgotten with the page
-      }
-    });
-  }
-}
-
 function assemble() {
   chooseTheme();
   const domain = stepDomain();
@@ -291,17 +253,8 @@ function assemble() {
     eventsSection(runs),
     settingsSection(runs),
   ].filter(Boolean);
-  document.getElementById("main").replaceChildren(...made);
-  document.getElementById("contents").append(
-    ...made.map((part) => node("a", { href: `#${part.id}` }, part.querySelector("h2")?.textContent ?? "Summary")),
-  );
+  present(made, began);
   if (data.follow) layers.pick(...data.follow);
-  requestAnimationFrame(() =>
-    requestAnimationFrame(() => {
-      document.documentElement.dataset.drawn = Math.round(performance.now());
-      document.documentElement.dataset.took = Math.round(performance.now() - began);
-    }),
-  );
 }
 
 assemble();

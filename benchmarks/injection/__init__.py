@@ -1,0 +1,1 @@
+"""Faults injected into real trainings, beside what each protection makes of them."""

@@ -1,0 +1,69 @@
+"""TT446 data-not-resumed: the batches are not those that would have come."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+from trimtab.audit._audit_rule import ResumeRule, resume_example
+from trimtab.audit._comparison import Comparison
+from trimtab.findings import Evidence, Finding, Severity, register
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class DataNotResumed(ResumeRule):
+    """The batches after resuming are not those that would have come.
+
+    Why: a loader that begins anew shows the first part of the data once more and, if the run is
+        interrupted in each epoch, never the last. With another order some examples come twice and
+        others not at all. In a run of few epochs, as with language models, the repeated part is
+        learned by heart.
+
+    Measured: by a fingerprint of every batch.
+
+    Silent on: batches that are all the same.
+
+    Fix: use torchdata's `StatefulDataLoader`, and save and load its `state_dict()`; or derive the
+        batch from the step's number alone.
+
+    Source: torchdata documentation 2025, "Stateful DataLoader".
+    """
+
+    code: ClassVar = "TT446"
+    name: ClassVar = "data-not-resumed"
+    severity: ClassVar = Severity.WARNING
+    rank: ClassVar = 23
+    example: ClassVar = resume_example(
+        """
+    parts = {"model": setup.model, "optimizer": setup.optimizer, "schedule": setup.scheduler}
+    return {name: part.state_dict() for name, part in parts.items()}
+""",
+        """
+    setup.model.load_state_dict(state["model"])
+    setup.optimizer.load_state_dict(state["optimizer"])
+    setup.scheduler.load_state_dict(state["schedule"])
+""",
+        batches="[(x, x.sum(1, keepdim=True)) for x in torch.randn(9, 4, 8)]",
+    )
+
+    def check(self, runs: Comparison) -> Iterator[Finding]:
+        """Yield one finding if a batch differs."""
+        right = [s.batch for s in runs.rest]
+        got = [s.batch for s in runs.resumed.steps][: len(right)]
+        wrong = [i for i, (one, other) in enumerate(zip(right, got, strict=False)) if one != other]
+        if not wrong:
+            return
+        started = [s.batch for s in runs.whole.steps][: len(got)]
+        anew = got == started
+        yield self.finding(
+            what=f"{len(wrong)} of {len(got)} batches after resuming are not those that would "
+            f"have come: the data {'began anew' if anew else 'came in another order'}",
+            site="batches",
+            step=runs.begins + wrong[0],
+            evidence=(Evidence(name="batches that differ", value=len(wrong), normal="0"),),
+            cause="the data loader does not know its position: it shows the first batches again"
+            if anew
+            else "neither position nor order of the data loader was saved: it shuffles anew",
+            fix="use torchdata's StatefulDataLoader with a generator of its own, and save and load "
+            "its state_dict(), or derive each batch from the number of the step",
+        )

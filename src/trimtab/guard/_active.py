@@ -1,0 +1,670 @@
+"""The guard at work: watches every step of one run, leaves bad ones out, brings the run back."""
+
+import math
+import warnings
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from trimtab.checkpoint import random_state, restore_random_state
+from trimtab.errors import DivergedError, StabilityWarning
+from trimtab.findings import Finding
+from trimtab.guard._buffers import BufferKeeper
+from trimtab.guard._bundle import write_bundle
+from trimtab.guard._change import Change
+from trimtab.guard._divergence import Divergence
+from trimtab.guard._guard import Guard
+from trimtab.guard._incident import Incident
+from trimtab.guard._investigation import NUM_CLEAN, Investigation, Replayer, Verdict, describe
+from trimtab.guard._live import LiveState
+from trimtab.guard._policies import as_policy
+from trimtab.guard._policy import Limits, Policy
+from trimtab.guard._rates import Rates
+from trimtab.guard._snapshots import Snapshot, SnapshotRing
+from trimtab.guard._tape import Tape, TapeStep
+from trimtab.guard.tt310_unexplained_incident import UnexplainedIncident
+from trimtab.guard.tt512_bad_batch import BadBatch
+from trimtab.guard.tt603_state_corrupted import StateCorrupted
+
+SHOWN: Final = 100
+"""Steps before an incident whose signals are kept for its page."""
+
+ROLLBACK_SPAN: Final = 1000
+"""Steps within which returns to a snapshot are counted."""
+
+OVERFLOWS: Final = 12
+"""Overflows of fp16 in a row that are no search for the loss scale any more: it halves each time,
+and 65536 is a power of 2 with 16 steps down to 1."""
+
+TOLD: Final = 3
+"""Steps left out that are warned of; later ones are in `incidents` and in the run folder."""
+
+SMALL: Final = 2**28
+"""Bytes of a state up to which it is written to disk for one step that was left out."""
+
+
+Return = Literal["", "made again", "went back"]
+"""How the guard changed the state of training after a step."""
+
+
+@dataclass(kw_only=True)
+class Outcome:
+    """What one step did, in numbers."""
+
+    loss: float
+    norm: float
+    skipped: bool
+    flagged: bool
+    overflow: bool = False
+    """Whether it was skipped because fp16 gradients overflowed, which is how the scale is found."""
+    values: Mapping[str, float] | None = None
+    """Further signals, for the incident's page."""
+    tape: TapeStep | None = None
+    """The step's batches, if they are known."""
+    number: int | None = None
+    """Of the step; None for the newest."""
+
+
+class ActiveGuard:
+    """Guards one run; `Stepper.guard` and `Trim.guard`.
+
+    Args:
+        config: Settings.
+        model: As it is called.
+        optimizers: Over its parameters.
+        parts: What else has a state and goes back with a snapshot: schedule, loss scale, clipper.
+        replayer: Makes steps again; None if nobody can.
+        folder: Returns where incidents are written to; None for nowhere.
+        agree: Whether any rank says yes.
+        apply: Keeps up what removed an incident, as far as it is not a learning rate.
+    """
+
+    def __init__(
+        self,
+        config: Guard,
+        model: nn.Module,
+        optimizers: Sequence[Optimizer],
+        *,
+        parts: Mapping[str, Any],
+        replayer: Replayer | None,
+        folder: Callable[[], Path | None],
+        agree: Callable[[bool], bool],
+        apply: Callable[[Change], None],
+        run_config: Callable[[], Mapping[str, Any] | None] = lambda: None,
+    ) -> None:
+        self.config: Final = config
+        self.model, self.optimizers = model, list(optimizers)
+        self.replayer, self._folder, self._apply = replayer, folder, apply
+        self._run_config = run_config
+        self._agree = agree
+        self._parts: Final = dict(parts)
+        first = as_policy(config.policy)
+        self.policies: Final[list[Policy]] = [
+            first if i == 0 else first.fresh() for i in range(len(self.optimizers))
+        ]
+        self.rates: Final = Rates(self.optimizers, rewarm=config.rewarm)
+        self.live: Final = LiveState(model, self.optimizers, self._parts)
+        self.keeper: Final = BufferKeeper(model)
+        self.ring: Final = (
+            SnapshotRing(
+                self.live,
+                slots=config.snapshots,
+                memory_bytes=config.memory_bytes,
+                overhead=config.overhead,
+            )
+            if config.snapshots and config.act
+            else None
+        )
+        self.tape: Final = Tape(max_bytes=max(1, config.tape_bytes))
+        self.number = 0
+        """Steps so far, those left out among them."""
+        self.incidents: list[Incident] = []
+        self.norm_limit: float | None = None
+        """Norm to which gradients are clipped besides, since an incident showed the need."""
+        self._history: deque[dict[str, float]] = deque(maxlen=SHOWN)
+        self._flags: deque[bool] = deque(maxlen=100)
+        self._streak: list[int] = []
+        self._overflows = 0
+        self._escalated = False
+        self._limits = Limits()
+        self._divergence = Divergence()
+        self._rollbacks: deque[int] = deque()
+        self._next_snapshot = 0
+        self._disk_failed = False
+        self._num_written = 0
+
+    @property
+    def acts(self) -> bool:
+        """Whether outliers are left out, or only recorded."""
+        return self.config.act
+
+    @property
+    def policy(self) -> Policy:
+        """What says which steps are outliers."""
+        return self.policies[0]
+
+    @property
+    def keeps_tape(self) -> bool:
+        """Whether batches are kept for replays."""
+        return self.replayer is not None and self.config.explain and self.config.tape_bytes > 0
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the state is believed to be good: no incident is under way."""
+        return not self._streak and not self._overflows
+
+    @property
+    def findings(self) -> list[Finding]:
+        """Causes of the incidents so far, oldest first."""
+        return [incident.finding for incident in self.incidents]
+
+    # One step, as the engine makes it.
+
+    def judge(self, loss: Tensor | None, norm: Tensor, which: int = 0) -> Tensor:
+        """Return 1 if the step is an outlier, 0-d, without waiting for the device."""
+        return self.policies[which].judge(loss, norm)
+
+    def before_update(self) -> None:
+        """Get ready for an update: wait for a snapshot's copies, and set the rates for the step."""
+        if self.ring is not None:
+            self.ring.before_update()
+        if self.acts:
+            self.rates.lower()
+
+    def after_update(self, skip: Tensor | float) -> None:
+        """Count the step; set rates as the schedule had them, and buffers as before a skip."""
+        self.number += 1
+        self.rates.put_back(stepped=True)
+        self.keeper.put_back(skip if isinstance(skip, Tensor) else bool(skip))
+        self.keeper.renew()
+
+    def end_step(self, seconds: float) -> None:
+        """Take a snapshot if one is due."""
+        ring = self.ring
+        if ring is None or self._streak:
+            return
+        if ring.due(self.number, seconds) and self.number >= self._next_snapshot:
+            self._take_snapshot()
+
+    def _take_snapshot(self) -> None:
+        assert self.ring is not None
+        self.ring.take(self.number)
+        oldest = self.ring.snapshots[0].step if self.ring.snapshots else self.number
+        self.tape.drop_before(oldest + 1)
+
+    # What the host gets to know.
+
+    def note(self, outcome: Outcome) -> Return:
+        """Take in what a step did; look for the cause and put the run back where it must be.
+
+        Args:
+            outcome: Of the next step that has not been noted.
+
+        Returns:
+            Whether the state of training is another one now, and how: the step was `"made again"`,
+            or the run `"went back"` to a snapshot. Empty if it is as the step left it.
+
+        Raises:
+            DivergedError: The run cannot be saved by going back any more.
+        """
+        if outcome.tape is not None:
+            self.tape.add(outcome.tape)
+        number = self.number if outcome.number is None else outcome.number
+        self._remember(outcome, number)
+        bad = outcome.flagged and not outcome.overflow
+        self._overflows = self._overflows + 1 if outcome.overflow else 0
+        self._flags.append(bad)
+        if not bad and self._overflows < OVERFLOWS:
+            return self._note_good(outcome, number)
+        if not self._streak:
+            self._limits = self._read_limits()
+        self._streak.append(number)
+        if not self.acts:
+            self._observe(number)
+            return ""
+        if self._made_again(outcome, number):
+            return "made again"
+        self._note_skip(number)
+        share = sum(self._flags) / len(self._flags)
+        crowded = len(self._flags) == self._flags.maxlen and share > self.config.max_share
+        if self._escalated or not (len(self._streak) >= self.config.escalate_after or crowded):
+            return ""
+        self._escalated = True
+        return "went back" if self._escalate(self._streak[0]) else ""
+
+    def _note_good(self, outcome: Outcome, number: int) -> Return:
+        self._streak.clear()
+        self._escalated = False
+        if self.ring is None:
+            return ""
+        self.ring.confirm(number - self.config.delay)
+        if len(self.optimizers) > 1 or not self._divergence.see(outcome.loss, outcome.norm):
+            return ""
+        self._limits = self._read_limits()
+        return "went back" if self._escalate(number, diverged=True) else ""
+
+    def _remember(self, outcome: Outcome, number: int) -> None:
+        values = {k: v for k, v in (outcome.values or {}).items() if isinstance(v, int | float)}
+        self._history.append(
+            {
+                "step": float(number),
+                "loss": outcome.loss,
+                "gradient.norm": outcome.norm,
+                "skipped": float(outcome.skipped),
+                "flagged": float(outcome.flagged),
+                **values,
+            }
+        )
+
+    def _read_limits(self) -> Limits:
+        return self.policy.limits()
+
+    # A step that was left out.
+
+    def _made_again(self, outcome: Outcome, number: int) -> bool:
+        """Make a step again that was left out, if it is sound the second time; return whether."""
+        step = outcome.tape
+        replayer = self.replayer
+        if step is None or replayer is None or not outcome.skipped or len(self._streak) > 1:
+            return False
+        random = random_state()
+        try:
+            losses, norms = replayer.measure([step])
+            case = self._investigation([], [step], [], None, number)
+            same = losses[0] == outcome.loss and norms[0] == outcome.norm
+            if self._agree(same or case.is_bad(losses[0], norms[0])):
+                return False
+            replayer.run([step], decide=lambda *_: False)
+        finally:
+            restore_random_state(random)
+            self.keeper.renew()
+        finding = describe(StateCorrupted(), Change(), self._limits, step, number, num_replays=1)
+        row = case.row(
+            Change(), losses, norms, math.nan, 0.0, healed=True, reproduced=False, steps=[step]
+        )
+        self._streak.clear()
+        self._report(
+            Incident(
+                step=number,
+                detected=number,
+                kind="skip",
+                finding=finding,
+                action="The step was made again, and went well.",
+                limits=self._limit_numbers(),
+                signals=self._signals(),
+                experiments=(row,),
+                suspects={"steps": [number]},
+            ),
+            tape=[step],
+        )
+        self.tape.drop_after(number - 1)
+        self._next_snapshot = number + 1
+        self._take_after_change()
+        return True
+
+    def _note_skip(self, number: int) -> None:
+        """Enter the steps left out in a row as one incident."""
+        if self._escalated:  # its cause has been looked for
+            suspects = [*self.incidents[-1].suspects.get("steps", ()), number]
+            self.incidents[-1] = replace(
+                self.incidents[-1],
+                detected=number,
+                lost_steps=self.incidents[-1].lost_steps + 1,
+                suspects={**self.incidents[-1].suspects, "steps": suspects},
+            )
+            return
+        first, count = self._streak[0], len(self._streak)
+        steps = "1 step was" if count == 1 else f"{count} steps were"
+        tape = self.tape.since(first - 1) or []
+        seen = next((s for s in tape if s.number == first), None) or self._as_step(first)
+        change = Change(without=frozenset(self._streak))
+        incident = Incident(
+            step=first,
+            detected=number,
+            kind="skip",
+            finding=describe(BadBatch(), change, self._limits, seen, first, num_replays=0),
+            action=f"{steps} left out; parameters, optimizer and buffers are untouched.",
+            limits=self._limit_numbers(),
+            signals=self._signals(),
+            lost_steps=count,
+            suspects={"steps": list(self._streak)},
+        )
+        if count == 1:
+            self._report(incident, tape=tape)
+        else:
+            self.incidents[-1] = incident
+
+    def _observe(self, number: int) -> None:
+        first = self._streak[0]
+        seen = self._as_step(first)
+        change = Change(without=frozenset(self._streak))
+        incident = Incident(
+            step=first,
+            detected=number,
+            kind="observed",
+            finding=describe(BadBatch(), change, self._limits, seen, first, num_replays=0),
+            action="Nothing was done: the guard only observes.",
+            limits=self._limit_numbers(),
+            signals=self._signals(),
+            suspects={"steps": list(self._streak)},
+        )
+        if len(self._streak) == 1:
+            self.incidents.append(incident)
+        else:
+            self.incidents[-1] = incident
+
+    def _as_step(self, number: int) -> TapeStep:
+        """Return a step without batches, for its loss and norm."""
+        row = next((r for r in self._history if r["step"] == number), {})
+        return TapeStep(
+            number=number,
+            micro_steps=[],
+            settings=[],
+            divisor=1.0,
+            loss=row.get("loss", math.nan),
+            norm=row.get("gradient.norm", math.nan),
+            skipped=True,
+            flagged=True,
+        )
+
+    # Going back.
+
+    def _investigation(
+        self,
+        clean: Sequence[TapeStep],
+        bad: Sequence[TapeStep],
+        steps: Sequence[TapeStep],
+        base: Snapshot | None,
+        first_bad: int,
+    ) -> Investigation:
+        assert self.replayer is not None
+        return Investigation(
+            ring=self.ring,
+            scratch=lambda: SnapshotRing(self.live, slots=2),
+            replayer=self.replayer,
+            limits=self._limits,
+            clean=clean,
+            bad=bad,
+            steps=steps,
+            base=base,
+            first_bad=first_bad,
+            budget_s=self.config.explain_s,
+            agree=self._agree,
+        )
+
+    def _escalate(self, first_bad: int, *, diverged: bool = False) -> bool:
+        """Find the cause, and put the run back if its state is at fault.
+
+        Raises:
+            DivergedError: It has been put back too often.
+        """
+        ring = self.ring
+        if ring is None:
+            return False
+        base = ring.newest(before=first_bad, healthy=True) or ring.newest(before=first_bad)
+        if diverged and ring.snapshots:
+            base = ring.snapshots[0]
+        random, settings = random_state(), self._settings()
+        verdict = self._verdict(base, first_bad)
+        restore_random_state(random)
+        if not verdict.restored:
+            self._enter(verdict, first_bad, "skip", "Its data are left out; the state is sound.")
+            return False
+        self._after_return(verdict, settings, first_bad, diverged=diverged)
+        return True
+
+    def _verdict(self, base: Snapshot | None, first_bad: int) -> Verdict:
+        ring = self.ring
+        assert ring is not None
+        steps = self.tape.since(base.step) if base is not None else None
+        if self.keeps_tape and steps:
+            before = [s for s in steps if s.number < first_bad and not s.skipped]
+            bad = [s for s in steps if s.number >= first_bad]
+            clean = before[-NUM_CLEAN:]
+            return self._investigation(clean, bad, steps, base, first_bad).run()
+        if base is not None:
+            ring.restore(base)
+        lost = range(base.step + 1, self.number + 1) if base is not None else self._streak
+        return Verdict(
+            finding=describe(
+                UnexplainedIncident(), None, self._limits, self._as_step(first_bad), first_bad,
+                num_replays=0,
+            ),
+            experiments=(),
+            change=None,
+            restored=base is not None,
+            snapshot=base,
+            lost=frozenset(lost),
+            suspects={"steps": list(self._streak)},
+        )  # fmt: skip
+
+    def _after_return(
+        self,
+        verdict: Verdict,
+        settings: list[list[dict[str, Any]]],
+        first_bad: int,
+        *,
+        diverged: bool,
+    ) -> None:
+        """Set the run going again from another state.
+
+        Raises:
+            DivergedError: It has been put back too often.
+        """
+        assert self.ring is not None
+        assert verdict.snapshot is not None
+        base = verdict.snapshot.step
+        kept = self.tape.since(base) or []
+        if "schedule" not in self._parts:
+            self._restore_settings(settings)
+        while self._rollbacks and self._rollbacks[0] <= self.number - ROLLBACK_SPAN:
+            self._rollbacks.popleft()
+        over = len(self._rollbacks) >= self.config.max_rollbacks
+        self._rollbacks.append(self.number)
+        went = f"The run went back to step {base}"
+        if over:
+            action = f"{went} and was stopped: it had gone back {len(self._rollbacks) - 1} times."
+        elif verdict.change is None:
+            self.rates.begin_rewarm()
+            if diverged and self.config.apply:
+                self.rates.factor *= 0.5
+            action = f"{went} and warms up again; {len(verdict.lost)} steps are lost."
+        else:
+            action = f"{went} and made its steps again, {verdict.change}"
+            action += f"; {len(verdict.lost)} are left out." if verdict.lost else "."
+            if self.config.apply:
+                action += self._keep_up(verdict.change)
+        self._enter(verdict, first_bad, "stop" if over else "rollback", action, tape=kept)
+        self.tape.drop_after(base)
+        self.ring.drop_after(base)
+        self._streak.clear()
+        self._divergence.forget()
+        self.keeper.renew()
+        self._take_after_change()
+        if over:
+            raise DivergedError(
+                f"The run broke at step {first_bad} and has gone back to a healthy state "
+                f"{len(self._rollbacks)} times within {ROLLBACK_SPAN} steps, which is more than "
+                f"max_rollbacks={self.config.max_rollbacks}. It is as after step {base} now; save "
+                f"it. {self.incidents[-1].finding.message}"
+            )
+
+    def _take_after_change(self) -> None:
+        """Take a snapshot of the state that the run goes on from: the tape begins anew there."""
+        if self.ring is not None:
+            self._take_snapshot()
+
+    def _keep_up(self, change: Change) -> str:
+        """Go on as it went well in the replay; return it in words."""
+        if change.lr_cap is not None:
+            self.rates.cap = change.lr_cap
+            return f" The learning rate is held at {change.lr_cap:.3g}."
+        if change.lr != 1:
+            self.rates.factor *= change.lr
+            return f" The learning rate stays at {self.rates.factor:g} of the schedule's."
+        if change.clip is not None:
+            self.norm_limit = change.clip
+            return f" Gradients are clipped to {change.clip:.3g} from now on."
+        self._apply(change)
+        return ""
+
+    def _settings(self) -> list[list[dict[str, Any]]]:
+        return [
+            [{k: v for k, v in group.items() if k != "params"} for group in o.param_groups]
+            for o in self.optimizers
+        ]
+
+    def _restore_settings(self, settings: list[list[dict[str, Any]]]) -> None:
+        for optimizer, groups in zip(self.optimizers, settings, strict=True):
+            for group, values in zip(optimizer.param_groups, groups, strict=False):
+                group.update(values)
+
+    # Saying it.
+
+    def _enter(
+        self,
+        verdict: Verdict,
+        first_bad: int,
+        kind: Any,
+        action: str,
+        *,
+        tape: Sequence[TapeStep] | None = None,
+    ) -> None:
+        incident = Incident(
+            step=first_bad,
+            detected=self.number,
+            kind=kind,
+            finding=verdict.finding,
+            action=action,
+            limits=self._limit_numbers(),
+            signals=self._signals(),
+            experiments=verdict.experiments,
+            snapshot_step=None if verdict.snapshot is None else verdict.snapshot.step,
+            lost_steps=len(verdict.lost),
+            suspects=verdict.suspects,
+        )
+        if self.incidents and self.incidents[-1].step == first_bad:
+            self.incidents.pop()  # it was entered as a step left out
+        steps = tape if tape is not None else self.tape.since(first_bad - 1) or []
+        self._report(incident, tape=steps, snapshot=verdict.snapshot)
+
+    def _report(
+        self, incident: Incident, *, tape: Sequence[TapeStep], snapshot: Snapshot | None = None
+    ) -> None:
+        """Keep an incident, write it down, and say it."""
+        self.incidents.append(incident)
+        if incident.kind != "skip" or len(self.incidents) <= TOLD:
+            text = f"{incident.finding}. {incident.action}"
+            warnings.warn(text, StabilityWarning, stacklevel=2)
+        folder = self.config.out or self._folder()
+        if folder is None or self._num_written >= self.config.keep_incidents:
+            return
+        try:
+            write_bundle(
+                folder,
+                incident,
+                snapshot=self._state_for(incident, snapshot),
+                batches=[_as_plain(step) for step in tape],
+                config=self._run_config(),
+            )
+            self._num_written += 1
+        except OSError as error:
+            if not self._disk_failed:
+                warnings.warn(
+                    f"The incident of step {incident.step} could not be written to {folder}: "
+                    f"{error.strerror}. It is in memory, and training goes on.",
+                    StabilityWarning,
+                    stacklevel=2,
+                )
+            self._disk_failed = True
+
+    def _state_for(self, incident: Incident, snapshot: Snapshot | None) -> Mapping[str, Any] | None:
+        """Return the state that an incident's replay begins with."""
+        if snapshot is not None:
+            return snapshot.state_dict()
+        if incident.kind != "skip" or self.live.nbytes > SMALL:
+            return None
+        now = SnapshotRing(self.live, slots=2).take(incident.step - 1)
+        return None if now is None else now.state_dict()
+
+    def _limit_numbers(self) -> dict[str, float]:
+        limits = self._limits
+        return {
+            "loss_level": limits.loss_level,
+            "loss_limit": limits.loss,
+            "norm_level": limits.norm_level,
+            "norm_limit": limits.norm,
+        }
+
+    def _signals(self) -> dict[str, list[float]]:
+        names = list(dict.fromkeys(name for row in self._history for name in row))
+        return {name: [row.get(name, math.nan) for row in self._history] for name in names}
+
+    def close(self) -> None:
+        """Take the hooks off."""
+        self.keeper.close()
+
+    # Resuming.
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what later decisions depend on; snapshots are taken anew."""
+        return {
+            "policies": [policy.state_dict() for policy in self.policies],
+            "rates": self.rates.state_dict(),
+            "divergence": self._divergence.state_dict(),
+            "number": self.number,
+            "flags": list(self._flags),
+            "streak": list(self._streak),
+            "overflows": self._overflows,
+            "escalated": self._escalated,
+            "rollbacks": list(self._rollbacks),
+            "norm_limit": self.norm_limit,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what `state_dict` returned."""
+        for policy, memory in zip(self.policies, state["policies"], strict=True):
+            policy.load_state_dict(memory)
+        self.rates.load_state_dict(state["rates"])
+        self._divergence.load_state_dict(state["divergence"])
+        self.number = state["number"]
+        self._flags = deque(state["flags"], maxlen=100)
+        self._streak = list(state["streak"])
+        self._overflows, self._escalated = state["overflows"], state["escalated"]
+        self._rollbacks = deque(state["rollbacks"])
+        self.norm_limit = state["norm_limit"]
+        self.tape.drop_after(-1)
+        self.keeper.renew()
+        if self.ring is not None:
+            self.ring.drop_after(-1)
+            self._take_snapshot()
+
+
+def _as_plain(step: TapeStep) -> dict[str, Any]:
+    """Return a step as an incident's folder holds it."""
+    return {
+        "number": step.number,
+        "micro_steps": [
+            {
+                "batch": micro.batch,
+                "weight": micro.weight,
+                "factor": micro.factor,
+                "random": micro.random,
+                "loss": micro.loss,
+                "precision": micro.precision,
+                "dropped": micro.dropped,
+            }
+            for micro in step.micro_steps
+        ],
+        "settings": step.settings,
+        "divisor": step.divisor,
+        "loss": step.loss,
+        "norm": step.norm,
+        "skipped": step.skipped,
+        "flagged": step.flagged,
+    }

@@ -1,0 +1,462 @@
+"""Why did it happen? The steps before an incident, made again with one thing changed at a time."""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from statistics import stdev
+from typing import Any, Final, Protocol
+
+from trimtab.findings import Evidence, Finding, Fix
+from trimtab.guard._change import Change
+from trimtab.guard._incident import Experiment
+from trimtab.guard._incident_rule import IncidentRule
+from trimtab.guard._policy import Limits
+from trimtab.guard._snapshots import Snapshot, SnapshotRing
+from trimtab.guard._tape import TapeStep
+from trimtab.guard.tt109_gradient_spike import GradientSpike
+from trimtab.guard.tt209_attention_logits_unbounded import AttentionLogitsUnbounded
+from trimtab.guard.tt310_unexplained_incident import UnexplainedIncident
+from trimtab.guard.tt450_rate_jump import RateJump
+from trimtab.guard.tt451_steps_too_long import StepsTooLong
+from trimtab.guard.tt452_moments_out_of_date import MomentsOutOfDate
+from trimtab.guard.tt453_precision_overflow import PrecisionOverflow
+from trimtab.guard.tt512_bad_batch import BadBatch
+from trimtab.guard.tt603_state_corrupted import StateCorrupted
+
+NEAR: Final = 8
+"""Steps before the first bad one from which changes are replayed: most causes lie there, and a
+replay from the snapshot would take many times as long."""
+
+NUM_PROBED: Final = 4
+"""Healthy batches that a state is judged on: one alone is noise."""
+
+NUM_CLEAN: Final = 16
+"""Steps that say what the loss was like before the incident."""
+
+NEARLY: Final = 3.0
+"""Standard deviations of these losses that a sound state's mean over a few batches may be above."""
+
+FAR: Final = 8.0
+"""The same for one step of a replay, beside the limits of the policy."""
+
+JUMP: Final = 2.0
+"""Ratio of two learning rates in a row from which on the rate has jumped: no schedule in use
+doubles its rate from one step to the next, but for the first steps of a warm-up."""
+
+ATTENTION_CAP: Final = 50.0
+"""Of Gemma 2 (arXiv:2408.00118)."""
+
+
+class Replayed(Protocol):
+    """What a replay has to tell."""
+
+    losses: list[float]
+    norms: list[float]
+    skipped: list[bool]
+    first_difference: int | None
+
+
+class Replayer(Protocol):
+    """What makes recorded steps again."""
+
+    def run(
+        self,
+        steps: Sequence[TapeStep],
+        change: Change | None = None,
+        *,
+        decide: Callable[[float, float], bool] | None = None,
+        after_step: Callable[[TapeStep], None] | None = None,
+    ) -> Replayed:
+        """Make steps again from the state as it is."""
+
+    def measure(
+        self, steps: Sequence[TapeStep], change: Change | None = None
+    ) -> tuple[list[float], list[float]]:
+        """Return losses and gradient norms of steps in the state as it is, and change nothing."""
+
+    @property
+    def caps_attention(self) -> bool:
+        """Whether attention logits can be capped."""
+
+
+class OutOfTimeError(Exception):
+    """The replays have taken as long as they may."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What replays showed, and the state that they left."""
+
+    finding: Finding
+    experiments: tuple[Experiment, ...]
+    change: Change | None
+    """What removed the incident; None if nothing did."""
+    restored: bool
+    """Whether the state is another one now."""
+    snapshot: Snapshot | None = None
+    lost: frozenset[int] = frozenset()
+    """Steps whose updates are not in the state."""
+    suspects: dict[str, Any] = field(default_factory=dict)
+
+
+class Investigation:
+    """Finds the least change that removes an incident.
+
+    Args:
+        ring: Snapshots to begin from.
+        scratch: Makes a ring for one further snapshot on the way.
+        replayer: Makes steps again.
+        limits: Above which loss and norm are outliers.
+        clean: The last steps before the incident; their batches are known to be good.
+        steps: All steps since the snapshot, the bad ones among them.
+        base: The snapshot.
+        first_bad: Number of the first bad step.
+        budget_s: Seconds that the replays may take.
+        agree: Whether any rank says yes; all ranks have to go the same way.
+    """
+
+    def __init__(
+        self,
+        *,
+        ring: SnapshotRing | None,
+        scratch: Callable[[], SnapshotRing],
+        replayer: Replayer,
+        limits: Limits,
+        clean: Sequence[TapeStep],
+        bad: Sequence[TapeStep],
+        steps: Sequence[TapeStep],
+        base: Snapshot | None,
+        first_bad: int,
+        budget_s: float,
+        agree: Callable[[bool], bool],
+    ) -> None:
+        self.ring, self.scratch, self.replayer, self.limits = ring, scratch, replayer, limits
+        self.clean, self.bad, self.steps, self.base = clean[-NUM_PROBED:], bad, steps, base
+        losses = [step.loss for step in clean]
+        self.level = sum(losses) / len(losses) if losses else math.inf
+        self.spread = stdev(losses) if len(losses) > 1 else 0.0
+        self.first_bad, self.agree = first_bad, agree
+        self._ends = time.perf_counter() + budget_s
+        self.done: list[Experiment] = []
+        self._near: Snapshot | None = None
+        self._near_ring: SnapshotRing | None = None
+
+    # Whether a state, or a step, is as it should be.
+
+    def is_bad(self, loss: float, norm: float) -> bool:
+        """Tell whether a step is an outlier, or not finite."""
+        finite = math.isfinite(loss) and math.isfinite(norm)
+        limit = min(self.limits.loss, self.level + max(FAR * self.spread, abs(self.level)))
+        return not finite or loss > limit or norm > self.limits.norm
+
+    def probe(self) -> float:
+        """Return the mean loss of known good batches in the present state; NaN without any."""
+        if not self.clean:
+            return math.nan
+        losses, norms = self.replayer.measure(self.clean)
+        return sum(losses) / len(losses) if all(map(math.isfinite, norms)) else math.inf
+
+    def is_sound(self, probe: float) -> bool:
+        """Tell whether a state is as good as before the incident; all ranks say the same."""
+        if not self.clean:
+            return True
+        near = self.level + max(NEARLY * self.spread, 0.1 * abs(self.level))
+        return not self.agree(not probe <= min(self.limits.loss, near))
+
+    def run(self) -> Verdict:
+        """Find the cause, and leave the state that the run shall go on from."""
+        began = time.perf_counter()
+        probe = self.probe()
+        if self.clean and self.is_sound(probe):
+            return self._of_data(probe, time.perf_counter() - began)
+        if self.base is None or not self.steps:
+            return self._unexplained()
+        try:
+            found = self._replay_as_it_was() or self._try_changes()
+        except OutOfTimeError:
+            found = None
+        finally:
+            self._near_ring = self._near = None
+        return found or self._unexplained()
+
+    # The state is sound: the batches are at fault, or their precision.
+
+    def _of_data(self, probe: float, seconds: float) -> Verdict:
+        numbers = [step.number for step in self.bad]
+        without = Change(without=frozenset(numbers))
+        self.done.append(self.row(without, [], [], probe, seconds, healed=True))
+        if any(micro.precision != "fp32" for step in self.bad for micro in step.micro_steps):
+            wide = Change(precision="fp32")
+            losses, norms = self.replayer.measure(self.bad, wide)
+            bad = any(self.is_bad(a, b) for a, b in zip(losses, norms, strict=True))
+            healed = not self.agree(bad)
+            self.done.append(self.row(wide, losses, norms, probe, 0.0, healed=healed))
+            if healed:
+                return self._verdict(PrecisionOverflow(), wide, restored=False, lost=numbers)
+        return self._verdict(BadBatch(), without, restored=False, lost=numbers)
+
+    # The state is not: back to the snapshot.
+
+    def _replay_as_it_was(self) -> Verdict | None:
+        """Replay without a change; a replay that goes well says that the state was corrupted."""
+        assert self.base is not None
+        self._to_base()
+        self._near_ring = self.scratch()
+        place = max(self.base.step, self.first_bad - 1 - NEAR)
+
+        def keep(step: TapeStep) -> None:
+            if step.number == place and self._near_ring is not None:
+                self._near = self._near_ring.take(place)
+            self._check_time()
+
+        began = time.perf_counter()
+        replay = self.replayer.run(self.steps, after_step=keep)
+        healed, probe = self._judge(self.steps, replay)
+        same = not self.agree(replay.first_difference is not None)
+        self.done.append(
+            self.row(
+                Change(),
+                replay.losses,
+                replay.norms,
+                probe,
+                time.perf_counter() - began,
+                healed=healed,
+                reproduced=same,
+                steps=self.steps,
+                note="" if same else f"differs from step {replay.first_difference} on",
+            )
+        )
+        if not healed:
+            return None
+        lost = self._go_on(Change())
+        return self._verdict(
+            StateCorrupted(), Change(), restored=True, lost=lost, differs=replay.first_difference
+        )
+
+    def _try_changes(self) -> Verdict | None:
+        """Replay with one thing changed at a time, the least first."""
+        for rule, change in self._changes():
+            if not self._heals(change):
+                continue
+            least = self._fewest(change) if change.without else change
+            lost = self._go_on(least)
+            return self._verdict(rule, least, restored=True, lost=lost)
+        return None
+
+    def _changes(self) -> Iterator[tuple[IncidentRule, Change]]:
+        before = [s for s in self.steps if self._start < s.number < self.first_bad]
+        accepted = frozenset(s.number for s in before if not s.skipped)
+        cap = rate_before_jump(self.steps)
+        if cap is not None:
+            yield RateJump(), Change(lr_cap=cap)
+        if accepted:
+            yield BadBatch(), Change(without=accepted)
+        if math.isfinite(self.limits.norm_level) and self.limits.norm_level > 0:
+            yield GradientSpike(), Change(clip=self.limits.norm_level)
+        yield StepsTooLong(), Change(lr=0.5)
+        yield MomentsOutOfDate(), Change(fresh_moments=True)
+        if any(micro.precision != "fp32" for step in self.bad for micro in step.micro_steps):
+            yield PrecisionOverflow(), Change(precision="fp32")
+        if self.replayer.caps_attention:
+            yield AttentionLogitsUnbounded(), Change(attention_cap=ATTENTION_CAP)
+
+    def _fewest(self, change: Change) -> Change:
+        """Return the fewest steps, by halving, whose data have to go."""
+        suspects = sorted(change.without)
+        while len(suspects) > 1:
+            half = len(suspects) // 2
+            for part in (suspects[half:], suspects[:half]):  # the later is the likelier
+                if self._heals(Change(without=frozenset(part))):
+                    suspects = part
+                    break
+            else:
+                break
+        return Change(without=frozenset(suspects))
+
+    @property
+    def _start(self) -> int:
+        """Number of the step after which replays with a change begin."""
+        if self._near is not None:
+            return self._near.step
+        assert self.base is not None
+        return self.base.step
+
+    def _to_base(self) -> None:
+        if self.ring is not None and self.base is not None:
+            self.ring.restore(self.base)
+
+    def _from_start(self) -> list[TapeStep]:
+        if self._near is not None and self._near_ring is not None:
+            self._near_ring.restore(self._near)
+        else:
+            self._to_base()
+        return [step for step in self.steps if step.number > self._start]
+
+    def _heals(self, change: Change) -> bool:
+        self._check_time()
+        steps = self._from_start()
+        began = time.perf_counter()
+        replay = self.replayer.run(
+            steps, change, decide=self.is_bad, after_step=lambda _: self._check_time()
+        )
+        made = [s for s in steps if s.number not in change.without]
+        healed, probe = self._judge(made, replay)
+        seconds = time.perf_counter() - began
+        self.done.append(
+            self.row(change, replay.losses, replay.norms, probe, seconds, healed=healed, steps=made)
+        )
+        return healed
+
+    def _go_on(self, change: Change) -> list[int]:
+        """Make the steps once more with the change, and leave the state that they end in."""
+        steps = self._from_start()
+        replay = self.replayer.run(steps, change, decide=self.is_bad)
+        made = [s for s in steps if s.number not in change.without]
+        left_out = {s.number for s, skip in zip(made, replay.skipped, strict=True) if skip}
+        before = {s.number for s in self.steps if s.number <= self._start and s.skipped}
+        return sorted(before | left_out | set(change.without))
+
+    def _judge(self, steps: Sequence[TapeStep], replay: Replayed) -> tuple[bool, float]:
+        """Return whether a replay went well, and what known good batches say of its end."""
+        rows = zip(steps, replay.losses, replay.norms, strict=True)
+        bad = any(self.is_bad(loss, norm) for s, loss, norm in rows if s.number >= self.first_bad)
+        if self.agree(bad):
+            return False, math.nan
+        probe = self.probe()
+        return self.is_sound(probe), probe
+
+    def _check_time(self) -> None:
+        """Break off when the time is up.
+
+        Raises:
+            OutOfTimeError: It is.
+        """
+        if self.agree(time.perf_counter() > self._ends):
+            raise OutOfTimeError
+
+    def _unexplained(self) -> Verdict:
+        self._to_base()
+        lost = [s.number for s in self.steps]
+        return self._verdict(UnexplainedIncident(), None, restored=self.base is not None, lost=lost)
+
+    def row(
+        self,
+        change: Change,
+        losses: Sequence[float],
+        norms: Sequence[float],
+        probe: float,
+        seconds: float,
+        *,
+        healed: bool,
+        reproduced: bool | None = None,
+        steps: Sequence[TapeStep] | None = None,
+        note: str = "",
+    ) -> Experiment:
+        """Return a row of the replay table."""
+        numbers = [s.number for s in (self.bad if steps is None else steps)][: len(losses)]
+        return Experiment(
+            change=change,
+            steps=tuple(numbers),
+            losses=tuple(losses),
+            norms=tuple(norms),
+            probe=probe,
+            healed=healed,
+            reproduced=reproduced,
+            seconds=seconds,
+            note=note,
+        )
+
+    def _verdict(
+        self,
+        rule: IncidentRule,
+        change: Change | None,
+        *,
+        restored: bool,
+        lost: Sequence[int],
+        differs: int | None = None,
+    ) -> Verdict:
+        first = next((s for s in self.bad if s.number == self.first_bad), None)
+        at = self.first_bad if differs is None else differs
+        steps = sorted(change.without) if change is not None else []
+        return Verdict(
+            finding=describe(rule, change, self.limits, first, at, num_replays=len(self.done)),
+            experiments=tuple(self.done),
+            change=change,
+            restored=restored,
+            snapshot=self.base if restored else None,
+            lost=frozenset(lost),
+            suspects={"steps": steps or [at]},
+        )
+
+
+def rate_before_jump(steps: Sequence[TapeStep]) -> float | None:
+    """Return the learning rate before the last sudden rise among some steps; None without one."""
+    rates = [max(float(group["lr"]) for group in step.settings) for step in steps]
+    for before, after in reversed(list(pairwise(rates))):
+        if before > 0 and after > JUMP * before:
+            return before
+    return None
+
+
+def describe(
+    rule: IncidentRule,
+    change: Change | None,
+    limits: Limits,
+    first: TapeStep | None,
+    step: int,
+    *,
+    num_replays: int,
+) -> Finding:
+    """Return the finding of an incident's cause."""
+    loss = math.nan if first is None else first.loss
+    norm = math.nan if first is None else first.norm
+    evidence = (
+        Evidence(name="loss", value=loss, normal=f"<= {limits.loss:.4g}"),
+        Evidence(name="gradient norm", value=norm, normal=f"<= {limits.norm:.4g}"),
+    )
+    seen = f"loss {loss:.4g} and gradient norm {norm:.4g}"
+    summary = (type(rule).__doc__ or "").split("\n\n")[0].replace("\n    ", " ").strip()
+    if change is None:
+        what = f"{seen}, and none of {num_replays} replays removed it"
+    elif change.is_none:
+        what = f"{seen}, which did not happen again when the same steps were replayed"
+    elif change.without and rule.name == "bad-batch":
+        what = f"{seen}, which do not happen {change}"
+    else:
+        what = f"{seen}, which do not happen with {change}"
+    return rule.finding(
+        what=what,
+        step=step,
+        evidence=evidence,
+        cause=summary,
+        fix=_section(rule, "Fix"),
+        remedy=remedy_of(change),
+    )
+
+
+def remedy_of(change: Change | None) -> Fix | None:
+    """Return a change as what a program can apply."""
+    if change is None or change.is_none:
+        return None
+    if change.without:
+        return Fix(action="skip_batch", args={"steps": sorted(change.without)})
+    if change.lr != 1:
+        return Fix(action="scale_learning_rate", args={"factor": change.lr})
+    if change.lr_cap is not None:
+        return Fix(action="set_learning_rate", args={"lr": change.lr_cap})
+    if change.clip is not None:
+        return Fix(action="clip_gradients", args={"max_norm": change.clip})
+    if change.precision is not None:
+        return Fix(action="set_precision", args={"precision": change.precision})
+    return None
+
+
+def _section(rule: IncidentRule, label: str) -> str:
+    """Return one section of a rule's docstring, in one line."""
+    for part in (type(rule).__doc__ or "").split("\n\n"):
+        text = " ".join(part.split())
+        if text.startswith(f"{label}: "):
+            return text.removeprefix(f"{label}: ").rstrip(".")
+    return ""
