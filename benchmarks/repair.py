@@ -32,10 +32,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from measure import save
-
 from faults.registry import Case, Setup, cases
 from faults.verdict import train
+from measure import save
+
 from trimtab.repair import RepairResult, TrainingSetup, repair
 
 MARGIN: Final = 0.1
@@ -163,7 +163,8 @@ def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
             {
                 r["case"]
                 for r in rows
-                if not (r["healthy"] or r["hopeless"] or r["repairable"]) and r["target"] is not None
+                if not (r["healthy"] or r["hopeless"] or r["repairable"])
+                and r["target"] is not None
             }
         ),
     }

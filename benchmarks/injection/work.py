@@ -9,6 +9,7 @@ import io
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -24,8 +25,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from injection.faults import FAULTS, is_on_two_ranks
 from injection.training import Job, Outcome, run, to_dict
 
-TIMEOUT_S = 300
-"""Longest that one run may take."""
+TIMEOUT_S = 600
+"""Longest that one run may take; the process then ends, and the runner starts another."""
 
 
 def answer(job: dict[str, Any]) -> dict[str, Any]:
@@ -79,7 +80,9 @@ def main() -> None:
     if len(sys.argv) > 1:
         run_rank(json.loads(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
     for line in sys.stdin:
+        signal.alarm(TIMEOUT_S + 60)
         print(json.dumps(answer(json.loads(line))), flush=True)
+        signal.alarm(0)
 
 
 if __name__ == "__main__":

@@ -204,3 +204,25 @@ def test_a_schedule_that_the_loop_moves_is_moved_once(drawn, whole_state):
     built = []
     assert audit_resume(build, steps=6).ok
     assert [s.last_epoch for s in built] == [6, 3, 6]
+
+
+def test_an_error_after_loading_does_not_hide_its_cause(resume, make_build, whole_state):
+    save, _ = whole_state
+
+    def partly(setup):
+        state = save(setup)
+        del state["optimizer"]["state"][3]["exp_avg"]
+        return state
+
+    audit = resume(make_build(), save=partly)
+
+    assert names(audit) == ["optimizer-not-resumed"]
+    assert audit.facts["the resumed run raised"] == "KeyError: 'exp_avg'"
+
+
+def test_an_error_in_loading_is_the_users(make_build):
+    def load(setup, state):
+        raise ZeroDivisionError("in load")
+
+    with pytest.raises(ZeroDivisionError, match="in load"):
+        audit_resume(make_build(), save=lambda setup: {}, load=load)

@@ -52,7 +52,8 @@ def test_it_is_a_copy():
 
     changed = {part: [d.name for d in differences(before[part], after[part])] for part in before}
     assert changed["groups"] == ["param group 0: lr"]
-    assert len(changed["weights"]) == len(changed["gradients"]) == 4
+    assert "layer.0.weight" in changed["weights"]
+    assert len(changed["gradients"]) == 4
     assert changed["modes"] == []
     assert snapshot(setup)["others"].keys() == after["others"].keys()
 
@@ -78,5 +79,5 @@ def test_schedules_and_what_the_loop_body_has_hold_of_belong_to_it():
     parts = snapshot(setup, [lambda: average])
 
     assert parts["schedule"]["last_epoch"] == 0
-    assert others_of(setup, [lambda: average]) == [scaler, average]
+    assert {id(o) for o in others_of(setup, [lambda: average])} == {id(scaler), id(average)}
     assert {"GradScaler: scale", "Linear: weight"} <= set(parts["others"])

@@ -1,3 +1,4 @@
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +10,7 @@ from trimtab.engine import TrainingSetup
 
 def mlp(*sizes, activation=nn.ReLU, end=None):
     layers = []
-    for a, b in zip(sizes, sizes[1:], strict=False):
+    for a, b in pairwise(sizes):
         layers += [nn.Linear(a, b), activation()]
     layers.pop()
     return nn.Sequential(*layers, *([end] if end else []))

@@ -13,9 +13,7 @@ def once(setup, action, **args):
 def rates_of_run(setup, steps, task):
     """Train plainly, and return the rate that each step was made with."""
     seen = []
-    setup.optimizer.register_step_pre_hook(
-        lambda o, *_: seen.append(o.param_groups[0]["lr"])
-    )
+    setup.optimizer.register_step_pre_hook(lambda o, *_: seen.append(o.param_groups[0]["lr"]))
     for x, y in (task.pairs * 10)[:steps]:
         setup.optimizer.zero_grad()
         setup.loss_fn(setup.model(x), y).backward()

@@ -97,6 +97,8 @@ def audit_resume(
         facts["result"] = "every batch, loss and weight after resuming is equal bit for bit"
     else:
         facts["result"] = f"the resumed run differs from step {runs.differs_from} on"
+    if runs.resumed.error:
+        facts["the resumed run raised"] = runs.resumed.error
     if run is None and found:
         with _shared_state(runs.whole.setup, ()):
             facts["with trimtab.checkpoint"] = resumes_with_checkpoint(build, runs, seed)
@@ -191,7 +193,7 @@ def _compare(job: _Job, steps: int, stop: int | None, folder: Path) -> tuple[Com
                     job.load(resumed.setup, _from_bytes(data))
                 loaded = random_fingerprints() if job.run is None else None
                 left = steps if job.run is not None else steps - at
-                _go(job, resumed, left, folder / "parts")
+                _go_on(job, resumed, left, folder / "parts")
     runs = Comparison(
         stop=at,
         whole=whole,
@@ -209,6 +211,16 @@ def _go(job: _Job, session: Session, num_steps: int, folder: Path) -> None:
         return
     folder.mkdir(exist_ok=True)
     watch(session, job.run, num_steps, folder)
+
+
+def _go_on(job: _Job, session: Session, num_steps: int, folder: Path) -> None:
+    """Go on after loading, and note an error, of which the state that was loaded is the cause."""
+    try:
+        _go(job, session, num_steps, folder)
+    except Exception as error:
+        if session.kept is None:  # loading itself failed
+            raise
+        session.error = f"{type(error).__name__}: {error}"
 
 
 def _stop(setup: TrainingSetup, steps: int) -> int:

@@ -61,6 +61,8 @@ class Session:
     pairs: Sequence[Pair] = ()
     """The batches, as far as there was room to keep them."""
     end: Parts | None = None
+    error: str = ""
+    """What the training raised, if that was caught."""
     _open: StepSeen | None = None
     _before: dict[str, str] = field(default_factory=dict)
 

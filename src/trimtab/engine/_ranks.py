@@ -56,6 +56,13 @@ def largest_over_ranks(value: float | Tensor, device: torch.device) -> float:
     return float(largest)
 
 
+def any_rank(flag: Tensor) -> Tensor:
+    """Return whether a flag is set on any rank, 0-d, on its device."""
+    number = flag.float()
+    dist.all_reduce(number, op=dist.ReduceOp.MAX)
+    return number != 0
+
+
 def largest(value: float, device: torch.device, ranks: int) -> float:
     """Return the largest value of any rank, of which there may be one."""
     return value if ranks == 1 else largest_over_ranks(value, device)

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from trimtab.checkpoint import random_state
 from trimtab.engine import _pitfalls, _ranks
+from trimtab.engine._micro_guard import MicroGuard, kept_loss, kept_weight
 from trimtab.engine._rerun import Rerun, keep_up
 from trimtab.engine._result import StepResult
 from trimtab.engine._update import Update, Updater, record_update
@@ -157,6 +158,13 @@ class Stepper:
         self._unseen = False  # whether a micro-batch of the window cannot be replayed
         self._ended = time.perf_counter()
         self.guard: Final = self._make_guard(as_guard(guard), stateful or {})
+        self._micro_guard: MicroGuard | None = None
+        self._dropped: list[bool | Tensor] = []
+        if self.guard is not None and self.guard.acts and accumulate > 1:
+            shared = self._ranks > 1 and not isinstance(model, DistributedDataParallel)
+            params = [p for group in optimizer.param_groups for p in group["params"]]
+            policy = self.guard.policy.fresh()
+            self._micro_guard = MicroGuard(model, params, policy, shared=shared)
         fresh = self.schedule is None or self.schedule.last_epoch <= 0
         _pitfalls.warn_about(
             model,
@@ -241,22 +249,38 @@ class Stepper:
             self._clear_gradients()  # that others left behind
         last = self._window.count + 1 == self.accumulate
         micro = self._note_micro_step(loss, weight)
-        with _ranks.exchange(self.model, last=last):
-            value = self._evaluate(loss)
-            if weight == 0 and self._ranks == 1 and isinstance(weight, float):
-                self._window.add(0.0, torch.zeros_like(value))
-                return value.detach()
-            self._agree_on_reference(weight)
-            wide = value.to(torch.promote_types(value.dtype, torch.float32))
-            factor = self._window.factor(weight)
-            if self.scaler is not None:
-                factor = factor * self.scaler.scale
-            (wide * factor).backward()  # type: ignore[no-untyped-call] # torch leaves it untyped
+        judged = self._micro_guard
+        if last and isinstance(self.model, DistributedDataParallel):
+            judged = None  # what comes is the sum over the window and over all ranks
+        with nullcontext() if judged is None else judged.aside():
+            with _ranks.exchange(self.model, last=last):
+                value = self._evaluate(loss)
+                if weight == 0 and self._ranks == 1 and isinstance(weight, float):
+                    self._window.add(0.0, torch.zeros_like(value))
+                    return value.detach()
+                factor = self._factor(weight)
+                wide = value.to(torch.promote_types(value.dtype, torch.float32))
+                (wide * factor).backward()  # type: ignore[no-untyped-call] # torch's
+            value = value.detach()
+            bad = False if judged is None else self._judge(judged, value, factor)
         if micro is not None:
-            micro.factor, micro.loss = factor, value.detach()
+            micro.factor, micro.loss, micro.dropped = factor, value, bad
             self._micro_steps.append(micro)
-        self._window.add(weight, value)
-        return value.detach()
+        self._window.add(kept_weight(weight, bad), kept_loss(value, bad))
+        return value
+
+    def _judge(self, judged: MicroGuard, value: Tensor, factor: float | Tensor) -> bool | Tensor:
+        """Return whether a micro-batch is left out of the window."""
+        scaled = self.scaler is not None
+        bad = judged.after(value, factor, scaled=scaled, at_once=self._at_once)
+        self._dropped.append(bad)
+        return bad
+
+    def _factor(self, weight: float | Tensor) -> float | Tensor:
+        """Return what the gradient of a micro-batch is multiplied by."""
+        self._agree_on_reference(weight)
+        factor = self._window.factor(weight)
+        return factor if self.scaler is None else factor * self.scaler.scale
 
     def _note_micro_step(
         self, loss: Tensor | Callable[[], Tensor], weight: float | Tensor
@@ -393,8 +417,16 @@ class Stepper:
             self.scaler.update(torch.as_tensor(update.found_inf))
         for p in update.params:  # zero_grad() takes six times as long
             p.grad = None
+        dropped, self._dropped = sum(self._dropped, torch.zeros(())), []
         values = Readback(
-            [update.found_inf, update.norms.total, update.coefficient, loss, update.flagged]
+            [
+                update.found_inf,
+                update.norms.total,
+                update.coefficient,
+                loss,
+                update.flagged,
+                dropped,
+            ]
         )
         result = StepResult(lr=lr, values=values, grad_norms=update.norms.each, loss_scale=scale)
         self._pending = _Pending(values, weight, result, tape)
@@ -455,10 +487,10 @@ class Stepper:
 
     def _abandon(self) -> StepResult:
         """Drop the open window: its gradients are those of a state that has been put back."""
-        self._window, self._micro_steps, self._unseen = Window(), [], False
+        self._window, self._micro_steps, self._unseen, self._dropped = Window(), [], False, []
         self._clear_gradients()
         zero = torch.zeros(())
-        values = Readback([zero + 1, zero + math.nan, zero + 1, zero + math.nan, zero])
+        values = Readback([zero + 1, zero + math.nan, zero + 1, zero + math.nan, zero, zero])
         return StepResult(lr=self._lr(), values=values, loss_scale=self._scale())
 
     def _locate_nonfinite(self) -> None:
@@ -497,7 +529,7 @@ class Stepper:
         if self._pending is None:
             return False
         pending, self._pending = self._pending, None
-        found_inf, norm, coefficient, loss, flagged = pending.values.numbers()
+        found_inf, norm, coefficient, loss, flagged, dropped = pending.values.numbers()
         if not found_inf:
             self._counters.steps += 1
             self._skips_in_a_row = 0
@@ -509,6 +541,8 @@ class Stepper:
         returned = self._tell_guard(
             pending, loss, norm, skipped=bool(found_inf), flagged=bool(flagged)
         )
+        if dropped and not found_inf and self.guard is not None:
+            self.guard.note_dropped(round(dropped), self.accumulate, pending.tape)
         if returned:
             self._skips_in_a_row = 0
         if returned == "made again":
@@ -571,6 +605,8 @@ class Stepper:
         }
         if self.guard is not None:
             state["guard"] = self.guard.state_dict()
+        if self._micro_guard is not None:
+            state["micro_guard"] = self._micro_guard.state_dict()
         for name, part in self._parts().items():
             state[name] = part.state_dict()
         if self._window.count:
@@ -602,6 +638,9 @@ class Stepper:
         self._clear_gradients()
         if self.guard is not None and "guard" in state:
             self.guard.load_state_dict(state["guard"])
+        if self._micro_guard is not None and "micro_guard" in state:
+            self._micro_guard.load_state_dict(state["micro_guard"])
+        self._dropped = []
         if "window" in state:
             window = dict(state["window"])
             params = [p for g in self.optimizer.param_groups for p in g["params"]]

@@ -339,6 +339,36 @@ class ActiveGuard:
         else:
             self.incidents[-1] = incident
 
+    def note_dropped(self, count: int, of: int, tape: TapeStep | None) -> None:
+        """Enter micro-batches that were left out of a step that was made without them."""
+        step = tape or self._as_step(self.number)
+        micro_steps = [] if tape is None else tape.micro_steps
+        which = [i for i, micro in enumerate(micro_steps) if bool(micro.dropped)]
+        losses = [float(micro_steps[i].loss or math.nan) for i in which]
+        named = f" (number {', '.join(str(i + 1) for i in which)})" if which else ""
+        self._limits = self._read_limits()
+        finding = BadBatch().finding(
+            what=f"{count} of {of} micro-batches{named} had a loss or gradient that is not finite "
+            "or far out"
+            + (f": loss {', '.join(f'{loss:.4g}' for loss in losses)}" if losses else ""),
+            step=self.number,
+            cause="its data have nothing to do with the task, or are damaged",
+            fix="look at these examples; the incident's folder has them",
+        )
+        self._report(
+            Incident(
+                step=self.number,
+                detected=self.number,
+                kind="skip",
+                finding=finding,
+                action="The step was made without it, divided by the weight of the rest.",
+                limits=self._limit_numbers(),
+                signals=self._signals(),
+                suspects={"steps": [self.number], "micro_batches": which},
+            ),
+            tape=[step],
+        )
+
     def _observe(self, number: int) -> None:
         first = self._streak[0]
         seen = self._as_step(first)
@@ -657,7 +687,7 @@ def _as_plain(step: TapeStep) -> dict[str, Any]:
                 "random": micro.random,
                 "loss": micro.loss,
                 "precision": micro.precision,
-                "dropped": micro.dropped,
+                "dropped": bool(micro.dropped),
             }
             for micro in step.micro_steps
         ],

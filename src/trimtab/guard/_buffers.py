@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from trimtab.guard._leaves import copy_all
 from trimtab.signals import Uncopied, unwrapped
 from trimtab.signals._sample import local
+from trimtab.signals._taps import compiled_modules
 
 _LARGE_BYTES: Final = 2**20
 """From here on a buffer is copied only if it was written to. Statistics of normalisation, whose
@@ -30,6 +31,8 @@ class BufferKeeper(Uncopied):
         self._model, self._modules = unwrapped(model), list(model.modules())
         self._groups: dict[tuple[torch.dtype, torch.device], _Group] = {}
         self._large: dict[tuple[int, str], _Large] = {}
+        # Compiled code does not count what it writes.
+        self._counted = not compiled_modules(model)
         self._fresh = self._fired = False  # a copy of this step, and whether the hook made it
         self._handle: Any = None
         if next(self._places(), None) is not None:
@@ -57,7 +60,7 @@ class BufferKeeper(Uncopied):
         Args:
             skip: As a tensor, 0 or 1 on any device: nothing waits for its value.
         """
-        if self._handle is None or skip is False or not self._fresh:
+        if self._handle is None or not self._fresh or not (isinstance(skip, Tensor) or skip):
             return
         for group in self._groups.values():
             group.put_back(skip)
@@ -90,7 +93,7 @@ class BufferKeeper(Uncopied):
             if buffer.numel() * buffer.element_size() >= _LARGE_BYTES:
                 key = (id(home), name)
                 kept = self._large.get(key) or _Large(home, name)
-                kept.keep(always=not self._fired)  # compiled code may not count its writes
+                kept.keep(always=not (self._fired and self._counted))
                 large[key] = kept
             else:
                 small.setdefault((buffer.dtype, buffer.device), []).append((home, name, buffer))

@@ -75,7 +75,12 @@ class Spike(Policy):
     @torch.no_grad()
     def accept(self) -> None:
         """Take what was flagged last, in a row, for the new level."""
-        self._device().accept(self.memory)
+        if self._may_look(self.memory["tally"]):
+            host = OnHost(self.rule, self.memory)
+            host.accept()
+            host.write(self.memory)
+        else:
+            self._device().accept(self.memory)
 
     def limits(self) -> Limits:
         """Return what is normal now."""

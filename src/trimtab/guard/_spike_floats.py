@@ -119,13 +119,13 @@ class OnHost:
     def _follow(self, i: int, height: float, *, early: bool) -> None:
         number, least = self.number[i], self._least(i)
         weight = 1 / (number + 1) if early else 0.0
-        if early and number >= EARLY:
-            height = min(height, CEILING * least)
-        self.level[i] += max(weight, LEVEL_RATE) * height
+        bounded = not early or number >= EARLY
+        step = min(max(height, -least), CEILING * least) if bounded else height
+        self.level[i] += max(weight, LEVEL_RATE) * step
         if early and not number:
             height = 0.0  # the first is the level
         deviation = DEVIATION * self.rule.z[i] * abs(height)
-        if not early or number >= EARLY:
+        if bounded:
             deviation = min(deviation, WINSOR * least)
         self.threshold[i] += max(weight, SPREAD_RATE) * (deviation - self.threshold[i])
         learnt = min(PEAK_FACTOR * height, max(self.granted[i], CEILING * least))
@@ -136,16 +136,28 @@ class OnHost:
         if self.calls % EVERY or not self.total:
             return
         if self.weight >= PER_FLAGGED * self.rule.patience:
-            self._settle()
+            self._settle_if_they_agree()
         elif not self.weight:
             self._forget()
 
-    def _settle(self) -> None:
+    def accept(self) -> None:
+        """Make the level of what was flagged last, in a row, the level."""
+        self._settle(self._all_flagged(max(self.row, 1)), in_row=True)
+
+    def _settle_if_they_agree(self) -> None:
         in_row = 2 * self.row >= self.rule.patience
-        found = {i: self._flagged_last(i, self.row if in_row else self.total) for i in SIGNALS}
-        flagged = {i: values for i, values in found.items() if values is not None}
-        if in_row and any(self._are_apart(i, values) for i, values in flagged.items()):
-            return
+        flagged = self._all_flagged(self.row if in_row else self.total)
+        if not (in_row and any(self._are_apart(i, values) for i, values in flagged.items())):
+            self._settle(flagged, in_row=in_row)
+
+    def _settle(self, flagged: Mapping[int, _Flagged], *, in_row: bool) -> None:
+        """Make flagged values normal, and forget them.
+
+        Args:
+            flagged: The values, by signal.
+            in_row: Whether they are the new level; if not, the level stays, and values of their
+                height are normal too.
+        """
         for i, (middle, top, spread) in flagged.items():
             if in_row:
                 self.level[i] = middle
@@ -154,6 +166,11 @@ class OnHost:
             self.reach[i] = max(self.reach[i], granted)
             self.granted[i] = max(self.granted[i], granted)
         self._forget()
+
+    def _all_flagged(self, number: int) -> dict[int, _Flagged]:
+        """Return what is known of the values flagged last, by signal."""
+        found = {signal: self._flagged_last(signal, min(number, self.total)) for signal in SIGNALS}
+        return {signal: values for signal, values in found.items() if values is not None}
 
     def _flagged_last(self, signal: int, number: int) -> _Flagged | None:
         """Return what is known of the values flagged last; None if the signal was not known."""

@@ -21,7 +21,7 @@ PEAK_DECAY: Final = 1 / 512
 PEAK_FACTOR: Final = 2.0
 """Height above the level, as a multiple of the peak's, from which a value is an outlier."""
 CEILING: Final = 3.0
-"""Thresholds to which accepted values can lift the peak, which they could step by step."""
+"""Thresholds to which accepted values can lift the peak, which else they could step by step."""
 WINSOR: Final = 5.0
 """Deviations with which an accepted value counts at most in the spread, for the same reason."""
 UNIT: Final = 0.05
@@ -31,7 +31,7 @@ LEAST_UNIT: Final = 1e-12
 LEAST_SPREAD: Final = (0.02, 0.05)
 """Of loss and norm, in logarithms, so 2 and 5 %: constant values have no spread of their own."""
 EARLY: Final = 8
-"""Accepted values from which on none counts for more than an outlier could."""
+"""Accepted values from which on the height of one is bounded where it enters the averages."""
 PER_FLAGGED: Final = 100
 """Accepted steps that outweigh a flagged one: what is more frequent is no outlier."""
 EVERY: Final = 4

@@ -107,31 +107,35 @@ class OnDevice:
         """Return the series with a value of this height above the level, `(4, 2)`."""
         level, threshold, reach, granted = series.unbind()
         least = threshold.maximum(self._least)
+        ceiling = CEILING * least
         deviation = (self._per_height * height.abs()).minimum(WINSOR * least)
-        learnt = (PEAK_FACTOR * height).minimum((CEILING * least).maximum(granted))
         return torch.stack(
             [
-                level.add(height, alpha=LEVEL_RATE),
+                level.add(height.clamp(-least, ceiling), alpha=LEVEL_RATE),
                 threshold.lerp(deviation, SPREAD_RATE),
-                (reach * (1 - PEAK_DECAY)).maximum(learnt),
+                self._reach(reach, height, ceiling.maximum(granted)),
                 granted,
             ]
         )
 
     def _follow_early(self, series: Tensor, height: Tensor, number: Tensor) -> Tensor:
-        """Return the same while few values are known: they count alike, and outliers less."""
+        """Return the same while few values are known: they count alike, the first in full."""
         level, threshold, reach, granted = series.unbind()
         least = threshold.maximum(self._least)
-        weight = 1 / (number + 1)
-        height = torch.where(number >= EARLY, height.minimum(CEILING * least), height)
-        level = level + weight.clamp(min=LEVEL_RATE) * height
+        ceiling = CEILING * least
+        weight, bounded = 1 / (number + 1), number >= EARLY
+        step = torch.where(bounded, height.clamp(-least, ceiling), height)
+        level = level + weight.clamp(min=LEVEL_RATE) * step
         height = torch.where(number > 0, height, 0)  # the first is the level
         deviation = self._per_height * height.abs()
-        deviation = torch.where(number >= EARLY, deviation.minimum(WINSOR * least), deviation)
+        deviation = torch.where(bounded, deviation.minimum(WINSOR * least), deviation)
         threshold = threshold.lerp(deviation, weight.clamp(min=SPREAD_RATE))
-        learnt = (PEAK_FACTOR * height).minimum((CEILING * least).maximum(granted))
-        reach = (reach * (1 - PEAK_DECAY)).maximum(learnt)
+        reach = self._reach(reach, height, ceiling.maximum(granted))
         return torch.stack([level, threshold, reach, granted])
+
+    @staticmethod
+    def _reach(reach: Tensor, height: Tensor, most: Tensor) -> Tensor:
+        return (reach * (1 - PEAK_DECAY)).maximum((PEAK_FACTOR * height).minimum(most))
 
     def _flagged(self, memory: dict[str, Any], number: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return middle, largest and spread of the values flagged last, each `(2,)`; or NaN."""

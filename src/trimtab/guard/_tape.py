@@ -34,7 +34,7 @@ class MicroStep:
     """What it was, without its graph."""
     precision: Precision = "fp32"
     """What its forward pass ran in."""
-    dropped: bool = False
+    dropped: bool | Tensor = False
     """Whether it was left out of its step."""
 
 

@@ -7,4 +7,4 @@ from trimtab.repair._repair import repair
 from trimtab.repair._result import Attempt, RepairResult
 from trimtab.repair._scaled import Scaled
 
-__all__ = ["Attempt", "Edit", "RepairResult", "Scaled", "TrainingSetup", "repair"]
+__all__ = ["Attempt", "Edit", "RepairResult", "Scaled", "TrainingSetup", "_data", "_layers", "_loops", "_losses", "_optimizers", "_rates", "repair"]

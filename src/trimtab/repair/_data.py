@@ -272,4 +272,3 @@ def _moments(inputs: Sequence[Any]) -> tuple[Tensor, Tensor] | None:
     if len(rows) < 2:
         return None
     return rows.mean(dim=0), rows.std(dim=0).clamp(min=floor)
-

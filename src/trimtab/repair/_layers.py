@@ -48,7 +48,8 @@ def shrink_head(setup: TrainingSetup, _order: Order) -> list[Edit]:
         return []
     name, head = heads[-1]
     before = float(head.weight.std()) if head.weight.numel() > 1 else 0.0
-    nn.init.normal_(head.weight, std=1 / head.in_features)
+    small = 1 / head.in_features  # as init.auto_ draws what makes the output
+    nn.init.normal_(head.weight, std=small)
     if head.bias is not None:
         nn.init.zeros_(head.bias)
     return [
@@ -56,22 +57,26 @@ def shrink_head(setup: TrainingSetup, _order: Order) -> list[Edit]:
             what="standard deviation of the weights",
             where=name,
             before=f"{before:.3g}",
-            after=f"{1 / head.in_features:.3g}",
-            advice=f"initialise {name} with nn.init.normal_(weight, std={1 / head.in_features:.3g})",
+            after=f"{small:.3g}",
+            advice=f"initialise {name} with nn.init.normal_(weight, std={small:.3g})",
         )
     ]
 
 
 @remedy("replace_activation")
 def replace_activation(setup: TrainingSetup, order: Order) -> list[Edit]:
-    """Put another activation in the place of all of one `kind`, or of that at `site`."""
+    """Put another activation in the place of all of one `kind`, or of that at `site`.
+
+    The kind `"bounded"` stands for sigmoid, tanh and their like.
+    """
     new = ACTIVATIONS[str(order.args.get("by", "GELU"))]
     kind = order.args.get("kind")
     site = order.args.get("site")
     named = dict(setup.model.named_modules())
     if kind is None and isinstance(site, str) and isinstance(named.get(site), REPLACED):
         kind = type(named[site]).__name__
-    kinds = [k for k in REPLACED if kind is None or k.__name__ == kind]
+    everyone = BOUNDED if kind == "bounded" else REPLACED
+    kinds = [k for k in everyone if kind in {None, "bounded", k.__name__}]
     hidden = _hidden_activations(setup.model, tuple(kinds))
     for parent, name, _ in hidden:
         setattr(parent, name, new())

@@ -43,9 +43,7 @@ def plain_loop(setup: TrainingSetup, order: Order) -> list[Edit]:
     if step is None:
         return edits
     if setup.scheduler is None:
-        setup.scheduler = next(
-            (v for v in reachable(step) if _moves(v, setup.optimizer)), None
-        )
+        setup.scheduler = next((v for v in reachable(step) if _moves(v, setup.optimizer)), None)
     setup.train_step = None
     setup.model.train()
     why = _WHY.get(order.reason, "")

@@ -121,7 +121,7 @@ def _usual(output: Tensor, y: Tensor) -> tuple[Loss, str] | None:
         return None
     if bool(((y == 0) | (y == 1)).all()):
         return _binary, "binary cross-entropy with logits"
-    return (None if whole else (_squared, "mean squared error"))
+    return None if whole else (_squared, "mean squared error")
 
 
 def _cross_entropy(output: Tensor, y: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from trimtab.diagnosis._trials import has_odd_inputs, has_unusual_settings
+from trimtab.diagnosis._trials import frozen_share, has_odd_inputs, has_unusual_settings
 from trimtab.diagnosis._weighing import is_cause
 from trimtab.findings import Finding
 from trimtab.repair._first import First
@@ -65,8 +65,10 @@ HOT: Final = frozenset({"TT102", "TT302", "TT306", "TT401", "TT406", "TT407"})
 """Codes of steps that are too large."""
 
 RECIPE_AT: Final = 3
-"""Plans before which the recipe is tried: whatever it replaces, nearly every model trains with it.
-"""
+"""Plans that are tried before the recipe, which changes much, and with which nearly all trains."""
+
+MOSTLY: Final = 0.5
+"""Share of frozen parameters from which on training all of them is tried."""
 
 
 def direct(first: First) -> Plan:
@@ -99,6 +101,10 @@ def orders_of(finding: Finding, first: First) -> list[Order]:
     given = finding.remedy
     if given is None or given.action not in REMEDIES:
         return []
+    if given.action in {"reinitialise", "initialise"}:
+        return [_order("reinitialise", finding)]
+    if given.action == "replace_activation":
+        return [_order(given.action, finding, **given.args), _order("reinitialise", finding)]
     return [_order(given.action, finding, **given.args)]
 
 
@@ -139,19 +145,20 @@ def candidates(first: First, found: Sequence[Finding], base: Plan) -> list[Plan]
         base: Remedies that every plan begins with.
     """
     effects = [c for f in found for c in _flat(f.consequences)]
-    codes = {f.code for f in [*found, *effects]}
+    everything = [*found, *effects]
+    hot = _is_hot(first, {f.code for f in everything})
     plans = [orders_of(f, first) for f in found if f.code not in GUESSES]
-    plans += [*_odd(first), *_rates(first, [*found, *effects])]
+    plans += [*_odd(first), *_rates(everything, hot=hot)]
     plans += [orders_of(f, first) for f in effects if f.code not in GUESSES]
     plans += [
         [Order(action="reinitialise")],
-        [Order(action="replace_activation", args={"by": "ReLU"}), *_reborn()],
         [Order(action="reinitialise"), _scaled(0.1), _clipped()],
     ]
-    if _is_hot(first, codes):
+    if hot:
         plans.append([Order(action="align_batches")])
     if not first.adversary:
-        plans.insert(min(len(plans), RECIPE_AT), recipe())
+        place = 0 if base else min(len(plans), RECIPE_AT)
+        plans[place:place] = [boost(), recipe()]
     joined = [_joined([*base, *plan]) for plan in plans]
     different: dict[str, Plan] = {name_of(base): ()}
     for plan in joined:
@@ -170,6 +177,8 @@ def _odd(first: First) -> Iterator[list[Order]]:
     maximizes = any(g.get("maximize") for g in setup.optimizer.param_groups)
     if maximizes or (setup.train_step is not None and not first.adversary):
         yield [Order(action="plain_loop")]
+    if frozen_share(setup.model) > MOSTLY:
+        yield [Order(action="unfreeze")]
     if has_unusual_settings(setup.optimizer):
         yield [Order(action="usual_settings")]
     if _is_rising(first):
@@ -183,9 +192,9 @@ def _odd(first: First) -> Iterator[list[Order]]:
         yield [Order(action="normalise_inputs")]
 
 
-def _rates(first: First, found: Sequence[Finding]) -> Iterator[list[Order]]:
+def _rates(found: Sequence[Finding], *, hot: bool) -> Iterator[list[Order]]:
     """Yield other learning rates, in the likelier direction first."""
-    if _is_hot(first, {f.code for f in found}):
+    if hot:
         factors: tuple[float, ...] = (0.1, 0.01)
     else:
         low = [f.remedy for f in found if f.code == "TT402" and f.remedy is not None]
@@ -201,20 +210,25 @@ def _is_hot(first: First, codes: set[str]) -> bool:
     return outcome.broken or outcome.worse or bool(codes & HOT)
 
 
+def boost() -> list[Order]:
+    """Return an optimizer with which nearly every model learns fast."""
+    return [
+        Order(action="use_adamw", args={"lr": 3e-3}),
+        Order(action="warm_up", args={"steps": 10}),
+        _clipped(),
+    ]
+
+
 def recipe() -> list[Order]:
     """Return what nearly every model trains with, when all else has failed."""
     return [
         Order(action="plain_loop"),
         Order(action="normalise_inputs"),
-        *_reborn(),
-        Order(action="use_adamw", args={"lr": 3e-3}),
-        Order(action="warm_up", args={"steps": 20}),
-        _clipped(),
+        Order(action="replace_activation", args={"kind": "bounded", "by": "ReLU"}),
+        Order(action="insert_norms"),
+        Order(action="reinitialise"),
+        *boost(),
     ]
-
-
-def _reborn() -> list[Order]:
-    return [Order(action="insert_norms"), Order(action="reinitialise")]
 
 
 def _scaled(factor: float) -> Order:

@@ -26,7 +26,7 @@ TRIAL: Final = 0.2
 MAX_TRIAL: Final = 100
 """Steps of a trial at the most."""
 
-MAX_TRIED: Final = 5
+MAX_TRIED: Final = 4
 """Plans that are tried before the best of them is trained to the end."""
 
 
@@ -42,11 +42,11 @@ def repair(
 ) -> RepairResult:
     """Train, find out what is wrong, mend it, train again, and check, until the run is good.
 
-    The run is trained as it is and examined after 100 steps. If it is certain by then that it fails,
-    it is stopped; else it goes on to its end. A good run comes back as it is. Otherwise the setup is
-    built anew, the remedies of what was found are applied to it, and it is trained again. Where
-    findings name no certain remedy, several are tried for a fifth of the steps each, and the best
-    of these runs is continued.
+    The run is trained as it is and examined after 100 steps. If it is certain by then that it
+    fails, it is stopped; else it goes on to its end. A good run comes back as it is. Otherwise the
+    setup is built anew, the remedies of what was found are applied to it, and it is trained again.
+    Where findings name no certain remedy, several are tried for a fifth of the steps each, and the
+    best of these runs is continued.
 
     Args:
         build: `build(seed)` returns the setup, fresh each time it is called: new model, new
