@@ -2,7 +2,8 @@
 
 Claims, on the part that nothing was tuned on: at least 98.5 % of the repairable runs reach their
 target (AutoTrainer, Zhang et al., ICSE 2021, repairs 98.42 % of its own), with at most 1.14 times
-the training on top, on average; and a healthy run comes back as a plain loop trains it, bit for bit.
+the training on top, on average; and a healthy run comes back as a plain loop trains it, bit for
+bit.
 
 A run's metric is the error of its case, 0 the best and 1 that of a guess. Its target is what the
 healthy twin reaches with the same seed in as many steps, plus a tenth of the way from there to a
@@ -45,6 +46,7 @@ HOPELESS: Final[dict[str, str]] = {
     "labels-unrelated": "the labels do not belong to the inputs: what is right is lost",
     "constant-labels": "all labels are the same: what is right is lost",
     "repeated-batch": "the data are one batch: what the others hold is not there",
+    "diverging-targets": "the loop body's own targets grow without end: a discount above one",
 }
 """Causes that no change of the training mends, and why."""
 

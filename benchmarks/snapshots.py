@@ -96,7 +96,6 @@ def compare(name: str, device: torch.device, rounds: int, block: int) -> dict[st
     table = ratios(seconds, to=PLAIN)
     print_table(f"{block} steps of a GPT, {name} parameters (same weights: {same})", table)
     copies = ring.copy_seconds
-    whole = sum(seconds[RING]) / sum(seconds[PLAIN])
     facts = {
         "parameters": sum(p.numel() for p in runs[RING].model.parameters()),
         "snapshot_bytes": ring.snapshots[-1].nbytes,
@@ -105,7 +104,6 @@ def compare(name: str, device: torch.device, rounds: int, block: int) -> dict[st
         "step_ms": round(1e3 * median(runs[RING].step_seconds), 1),
         "interval_steps": ring.interval,
         "snapshots_taken": ring.num_taken,
-        "whole_run_ratio": round(whole, 4),
         "share_of_time": round(sum(runs[RING].taken) / runs[RING].seconds, 4),
         "same_weights": same,
     }

@@ -263,3 +263,22 @@ def test_two_ranks_stay_alike_and_a_worker_that_dies_is_an_answer():
     assert two["losses"][0] != one["losses"][0]  # of half the batch
     assert died["error"] == "its process died or took too long"
     assert one == worker.answer(jobs[2]) | {"seconds": one["seconds"]}
+
+
+def test_runs_that_were_kept_are_not_run_again(tmp_path, monkeypatch):
+    jobs = [bench.make_job("cnn", "clean", "none", seed) for seed in range(3)]
+    asked = []
+
+    def run_jobs(_python, part):
+        asked.extend(part)
+        return [{"validation": job["seed"] / 2} for job in part]
+
+    monkeypatch.setattr(bench, "run_jobs", run_jobs)
+    file = tmp_path / "kept.jsonl"
+    bench.answer_all(jobs[:2], None, 2, {}, file)
+    done = bench.read_answers(file)
+    bench.answer_all([*jobs, jobs[2]], None, 2, done, file)
+
+    assert sorted(job["seed"] for job in asked) == [0, 1, 2]
+    assert bench.read_answers(file) == done
+    assert done[bench.key(jobs[2])] == {"validation": 1.0}

@@ -109,10 +109,22 @@ def clean_job(job: dict[str, Any]) -> dict[str, Any]:
     return job | {"fault": baseline_of(FAULTS[job["fault"]]), "protection": "none"}
 
 
+def read_answers(path: Path | None) -> Answers:
+    """Return the answers that an earlier call kept in a file."""
+    if path is None or not path.exists():
+        return {}
+    lines = map(json.loads, path.read_text().splitlines())
+    return {key(line["job"]): line["answer"] for line in lines}
+
+
 def answer_all(
-    jobs: Sequence[dict[str, Any]], peers: Path | None, workers: int, done: Answers
+    jobs: Sequence[dict[str, Any]],
+    peers: Path | None,
+    workers: int,
+    done: Answers,
+    keep: Path | None,
 ) -> None:
-    """Run all jobs that have no answer yet, and enter their answers."""
+    """Run all jobs that have no answer yet, enter their answers, and append them to a file."""
     waiting = list({key(job): job for job in jobs if key(job) not in done}.values())
     ours = [job for job in waiting if job["protection"] not in PEERS]
     theirs = [job for job in waiting if job["protection"] in PEERS]
@@ -124,6 +136,9 @@ def answer_all(
     def enter(python: str, part: list[dict[str, Any]]) -> None:
         for job, answer in zip(part, run_jobs(python, part), strict=True):
             done[key(job)] = answer
+            if keep is not None:
+                with keep.open("a") as file:  # one line, one write
+                    file.write(json.dumps({"job": job, "answer": answer}) + "\n")
             count = sum(key(j) in done for j in waiting)
             if count % 20 == 0 or count == total:
                 seconds = time.perf_counter() - began
@@ -182,6 +197,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--no-healthy", action="store_true", help="only runs with a fault")
     parser.add_argument("--quick", action="store_true", help="three faults, one seed")
     parser.add_argument("--json", type=Path, help="also write the results to this file")
+    parser.add_argument(
+        "--keep",
+        type=Path,
+        help="file of single runs: those in it are not run again, so delete it when code changes",
+    )
     parser.add_argument("--no-save", action="store_true", help="print only")
     options = parser.parse_args()
     options.faults = options.faults or (list(QUICK) if options.quick else faults)
@@ -197,9 +217,9 @@ def main() -> None:
     options = arguments()
     jobs = fault_jobs(options)
     healthy = [] if options.no_healthy else healthy_jobs(options)
-    done: Answers = {}
+    done = read_answers(options.keep)
     everything = [*map(clean_job, [*jobs, *healthy]), *jobs, *healthy]
-    answer_all(everything, options.peers, options.jobs, done)
+    answer_all(everything, options.peers, options.jobs, done, options.keep)
 
     def rows(of: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return [row(job, done[key(job)], done[key(clean_job(job))]) for job in of]

@@ -66,7 +66,7 @@ def save_all(setup):
     names = ("model", "optimizer", "scheduler", "batches")
     parts = {name: getattr(setup, name) for name in names}
     state = {k: p.state_dict() for k, p in parts.items() if hasattr(p, "state_dict")}
-    state["random"] = (torch.get_rng_state(), np.random.get_state(), random.getstate())
+    state["random"] = (torch.get_rng_state(), np.random.get_state(), random.getstate())  # noqa: NPY002 # users do
     return state
 
 
@@ -78,7 +78,7 @@ def load_all(setup, state):
     if "random" in state:
         of_torch, of_numpy, of_python = state["random"]
         torch.set_rng_state(of_torch)
-        np.random.set_state(of_numpy)
+        np.random.set_state(of_numpy)  # noqa: NPY002 # likewise
         random.setstate(of_python)
 
 

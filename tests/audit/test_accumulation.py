@@ -48,8 +48,7 @@ def clipped_once(setup):
 def clipped_to_one(setup):
     grads = [p.grad for p in setup.model.parameters()]
     norm = sum(g.square().sum() for g in grads).sqrt()
-    for g in grads:
-        g /= norm
+    torch._foreach_div_(grads, norm)
 
 
 def test_a_loop_by_shares_is_right(accumulate, by_share):
@@ -228,7 +227,7 @@ def test_small_batches_are_joined():
     def build(seed):
         setup = over_calls(4, 4)(seed)
         setup.batches = [
-            (x, y) for big in setup.batches for x, y in zip(*(t.split(3) for t in big))
+            (x, y) for big in setup.batches for x, y in zip(*(t.split(3) for t in big), strict=True)
         ]
         setup.train_step = None
         return setup

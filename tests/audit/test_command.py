@@ -88,7 +88,7 @@ def test_each_subject_has_help_of_its_own(subject, capsys):
 
 
 def test_wrong_usage():
-    with pytest.raises(ConfigError, match="no audit of 'resum'. Did you mean 'resume'"):
+    with pytest.raises(ConfigError, match=r"no audit of 'resum'. Did you mean 'resume'"):
         audit_command(["resum"])
     with pytest.raises(ConfigError, match="There is no module 'nothing'"):
         audit_command(["resume", "nothing:build"])

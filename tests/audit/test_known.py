@@ -29,7 +29,8 @@ def test_cleared_too_early():
         Finding(
             code="TT421",
             name="gradients-cleared-too-early",
-            **COMMON,
+            severity="error",
+            symptom="no_learning",
             what="only the last of 4 micro-batches is in the gradient",
             evidence=(Evidence(name="micro-batches in the gradient", value=1, normal="4"),),
             cause="gradients are cleared before every backward(), so that nothing accumulates",

@@ -80,7 +80,7 @@ def test_it_is_enough_where_nothing_is_random(make_build, positioned, drawn):
     assert audit_resume(make_build()).ok
 
 
-@pytest.mark.parametrize(("length", "stop"), [(5, 4), (7, 5), (1, 5), (2, 5)], ids=lambda n: str(n))
+@pytest.mark.parametrize(("length", "stop"), [(5, 4), (7, 5), (1, 5), (2, 5)], ids=str)
 def test_it_is_not_interrupted_where_an_epoch_ends(make_build, drawn, length, stop):
     audit = audit_resume(
         make_build(batches=lambda: drawn(0, length)), steps=10 if length != 2 else 11
@@ -123,15 +123,19 @@ def test_a_function_that_does_not_train_is_refused(make_build):
         audit_resume(make_build(), run=lambda setup, num_steps, folder: None)
 
 
+def words():
+    return np.random.get_state()[1].tolist()  # noqa: NPY002 # as below
+
+
 def test_random_states_are_put_back(make_build):
     random.seed(1)
-    np.random.seed(1)
-    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+    np.random.seed(1)  # noqa: NPY002 # the state under test
+    before = torch.get_rng_state(), random.getstate(), words()
 
     audit_resume(make_build(lambda: nn.Dropout(0.5)))
 
     assert torch.equal(before[0], torch.get_rng_state())
-    assert before[1:] == (random.getstate(), np.random.get_state()[1].tolist())
+    assert before[1:] == (random.getstate(), words())
 
 
 def test_rules_are_selected(resume, make_build):

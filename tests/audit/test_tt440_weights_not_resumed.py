@@ -26,7 +26,7 @@ def test_fires_on_a_model_that_is_not_saved(resume, make_build):
 
 
 def test_tells_weights_that_were_rounded(resume, make_build, whole_state):
-    save, load = whole_state
+    save, _ = whole_state
 
     def rounded(setup):
         state = save(setup)
@@ -39,7 +39,7 @@ def test_tells_weights_that_were_rounded(resume, make_build, whole_state):
 
 
 def test_names_a_single_layer(resume, make_build, whole_state):
-    save, load = whole_state
+    _, load = whole_state
 
     def partial(setup, state):
         del state["model"]["2.bias"]

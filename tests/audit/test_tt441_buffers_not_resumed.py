@@ -4,8 +4,8 @@ from trimtab.audit import BuffersNotResumed
 from trimtab.findings import Evidence
 
 FIX = (
-    "save and load the whole model.state_dict(), not only its parameters, and register buffers that "
-    "have to last with persistent=True"
+    "save and load the whole model.state_dict(), not only its parameters, and register buffers "
+    "that have to last with persistent=True"
 )
 
 

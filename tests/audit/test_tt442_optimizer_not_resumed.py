@@ -10,11 +10,15 @@ FIX = (
 )
 
 
+def momentum(params):
+    return torch.optim.SGD(params, lr=0.1, momentum=0.9)
+
+
 @pytest.mark.parametrize(
     ("optimizer", "num", "kinds", "what"),
     [
         (None, 12, "step, exp_avg, exp_avg_sq", "Adam's moments"),
-        (lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9), 4, "momentum_buffer", "momentum buffers"),
+        (momentum, 4, "momentum_buffer", "momentum buffers"),
         (lambda p: torch.optim.Adagrad(p, lr=0.1), 8, "step, sum", "its state"),
     ],
     ids=["AdamW", "momentum", "Adagrad"],
@@ -45,7 +49,7 @@ def test_a_learning_rate_that_is_lost_with_it_follows(resume, make_build):
 
 
 def test_tells_parts_of_the_state(resume, make_build, whole_state):
-    save, load = whole_state
+    save, _ = whole_state
 
     def partly(setup):
         state = save(setup)
@@ -61,7 +65,7 @@ def test_tells_parts_of_the_state(resume, make_build, whole_state):
 
 
 def test_tells_states_of_other_parameters(resume, make_build, whole_state):
-    save, load = whole_state
+    save, _ = whole_state
 
     def rounded(setup):
         state = save(setup)

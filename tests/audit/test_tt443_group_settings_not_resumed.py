@@ -3,7 +3,7 @@ from trimtab.findings import Evidence
 
 
 def test_fires_on_settings_that_are_set_after_loading(resume, make_build, whole_state):
-    save, load = whole_state
+    _, load = whole_state
 
     def and_sets(setup, state):
         load(setup, state)

@@ -23,7 +23,7 @@ def test_fires_on_a_schedule_that_is_not_saved(resume, make_build):
 
 
 def test_tells_a_schedule_that_moved_after_loading(resume, make_build, whole_state):
-    save, load = whole_state
+    _, load = whole_state
 
     def and_moves(setup, state):
         load(setup, state)

@@ -39,11 +39,16 @@ def test_fires_on_a_loader_that_begins_anew(resume, make_build, drawn):
 
 @pytest.mark.parametrize("without", [[], ["random"]])
 def test_fires_on_a_loader_that_shuffles(resume, make_build, without):
+    """With the seed of the beginning it begins anew; where the random state is put back it
+    shuffles once more."""
+
     def loader():
         x = torch.randn(40, 6, generator=torch.Generator().manual_seed(3))
         return DataLoader(TensorDataset(x, x[:, :3].argmax(1)), batch_size=5, shuffle=True)
 
-    assert resume(make_build(batches=loader), without=without).findings == [SHUFFLED]
+    found = resume(make_build(batches=loader), without=without).findings
+
+    assert found == [ANEW if without else SHUFFLED]
 
 
 def test_silent_on_a_loader_that_knows_its_position(resume, make_build):
@@ -68,3 +73,18 @@ def test_silent_on_a_loader_that_load_puts_in_its_place(resume, make_build, draw
 
     build = make_build(batches=lambda: drawn(0))
     assert resume(build, save=with_step, load=passing_over).ok
+
+
+@pytest.mark.filterwarnings("ignore:'set_vital':UserWarning")  # torchdata calls it
+@pytest.mark.parametrize("without", [[], ["batches"]])
+def test_torchdatas_loader_knows_its_position(resume, make_build, without):
+    loaders = pytest.importorskip("torchdata.stateful_dataloader")
+
+    def loader():
+        x = torch.randn(40, 6, generator=torch.Generator().manual_seed(3))
+        data, generator = TensorDataset(x, x[:, :3].argmax(1)), torch.Generator().manual_seed(4)
+        return loaders.StatefulDataLoader(data, batch_size=5, shuffle=True, generator=generator)
+
+    found = resume(make_build(batches=loader), without=without).findings
+
+    assert found == ([ANEW] if without else [])

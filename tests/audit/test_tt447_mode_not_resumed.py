@@ -7,7 +7,7 @@ FIX = "call model.train() after loading, and eval() of what is to stay frozen"
 
 
 def test_fires_on_a_model_that_is_left_in_eval_mode(resume, make_build, whole_state):
-    save, load = whole_state
+    _, load = whole_state
 
     def and_evaluates(setup, state):
         load(setup, state)
@@ -37,7 +37,7 @@ def freeze(build):
 
 
 def test_fires_on_a_frozen_module_that_is_set_free(resume, make_build, whole_state):
-    save, load = whole_state
+    _, load = whole_state
 
     def and_trains(setup, state):
         load(setup, state)

@@ -24,7 +24,7 @@ def test_fires_on_a_mean_of_means(accumulate):
                 Evidence(
                     name="weights of the micro-batches",
                     value="25 %, 25 %, 25 %, 25 %",
-                    normal="9.37 %, 21.9 %, 28.1 %, 40.6 %",
+                    normal="9.38 %, 21.9 %, 28.1 %, 40.6 %",
                 ),
             ),
             cause="the mean of the micro-batches' mean losses is not the mean over the batch: "

@@ -89,6 +89,13 @@ def test_a_frozen_object_gives_what_it_held():
     assert captured(function)["holder.x"] is X
 
 
+def test_a_dictionary_that_is_filled_anew_gives_what_it_held():
+    batch = {"x": X, "more": [Y]}
+    function = freeze(lambda: loss(batch))
+    batch["x"], batch["more"][0] = Z, Z
+    assert same(captured(function), {"batch": {"x": X, "more": [Y]}})
+
+
 def test_a_bound_method_gives_its_objects_tensors():
     class Trainer:
         def __init__(self):

@@ -194,6 +194,57 @@ def test_a_carried_state_is_cut_off_and_kept():
     assert [f().item() for f in frozen] == then
 
 
+def test_what_hooks_leave_for_the_loss():
+    """A layer's output in a dictionary, an auxiliary loss on the module: new ones in each step."""
+
+    class Experts(nn.Linear):
+        def forward(self, x):
+            out = super().forward(x)
+            self.aux_loss = out.square().mean()
+            return out
+
+    model, seen = nn.Sequential(Experts(3, 4), nn.Linear(4, 1)), {"name": "hidden"}
+    experts = model[0]
+    experts.register_forward_hook(lambda module, args, out: seen.update(out=out, kept=out.detach()))
+
+    def loss():
+        out = nn.functional.mse_loss(model(x), y)
+        return out + experts.aux_loss + seen["out"].abs().mean() + seen["kept"].mean()
+
+    then, frozen = [], []
+    for x, y in batches():  # noqa: B007 # read by the function
+        frozen.append(freeze(loss))
+        value = loss()
+        value.backward()
+        then.append(value.item())
+    left = seen["out"]
+    for _ in range(2):
+        for function, value in zip(frozen, then, strict=True):
+            again = function()
+            again.backward()
+            assert again.item() == value
+    assert seen["out"] is left
+
+
+def test_functions_share_what_they_assign():
+    x, y = batches(1)[0]
+    total = torch.zeros(())
+
+    def add():
+        nonlocal total
+        total = total + mse(x, y)
+
+    def loss():
+        nonlocal total
+        total = torch.zeros(())
+        add()
+        add()
+        return total
+
+    function = freeze(loss)
+    assert function().item() == function().item() == loss().item() > 0
+
+
 def test_what_a_call_assigns_is_forgotten():
     x, y = batches(1)[0]
     logits, count = MODEL(x), 0

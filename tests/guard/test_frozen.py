@@ -59,11 +59,21 @@ def test_functions_of_other_modules_are_shared():
     assert frozen() is other
 
 
-def test_long_lists_and_lists_without_tensors_are_shared():
-    numbers, tensors = [1, 2], [torch.ones(1)] * 65
-    frozen = Frozen(lambda: (numbers, tensors))
-    assert frozen()[0] is numbers
-    assert frozen()[1] is tensors
+def test_a_call_leaves_no_trace_in_short_lists():
+    short, long, table = [1, 2], [torch.ones(1)] * 65, {}
+    frozen = Frozen(lambda: (short.append(3), long.append(3), table.update(a=1), len(short)))
+    short.append(9)
+    for _ in range(2):
+        assert frozen()[-1] == 3
+    assert (short, table) == ([1, 2, 9], {})
+    assert len(long) == 67
+
+
+def test_a_list_that_holds_itself():
+    loop = [1]
+    loop.append(loop)
+    frozen = Frozen(lambda: loop)
+    assert frozen() is loop
 
 
 def test_defaults_and_attributes_of_the_function_are_kept():

@@ -55,6 +55,38 @@ def test_bytes_of_pageable_memory_are_not_rounded():
     assert storage_bytes(torch.zeros(0)) == 0
 
 
+def test_every_step_of_an_optimizer_waits():
+    optimizers = [torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.1) for _ in range(2)]
+    copier, waits = Copier([*optimizers, object()]), []
+    copier.before_update = lambda: waits.append(1)
+    for _ in range(2):
+        copier._watch_updates()
+    for optimizer in optimizers:
+        optimizer.step()
+    assert len(waits) == 2
+
+
+class Event:
+    def __init__(self, ms, *, done):
+        self.ms, self.done = ms, done
+
+    def query(self):
+        return self.done
+
+    def elapsed_time(self, end):
+        return end.ms - self.ms
+
+
+def test_time_beside_the_step_is_that_of_finished_copies():
+    copier = Copier()
+    slow = Event(9000, done=False)
+    copier._timed = [(Event(0, done=True), Event(500, done=True)), (Event(0, done=True), slow)]
+    assert copier.seconds_beside() == 0.5
+    assert copier.seconds_beside() == 0
+    slow.done = True
+    assert copier.seconds_beside() == 9
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_an_update_right_after_the_copy_does_not_reach_it():

@@ -173,6 +173,19 @@ def test_one_disturbed_copy_does_not_set_the_cadence(monkeypatch):
     assert ring.interval == 2
 
 
+def test_what_an_update_waits_for_counts(monkeypatch):
+    monkeypatch.setattr("time.perf_counter", lambda: 0.0)
+    run = Run()
+    run.live.copier.seconds_beside = lambda: 3.0
+    run.ring.due(0, 4.0)
+    run.ring.take(0)  # half a step is 2 s: 1 s is waited for
+    assert run.ring.interval == 25
+    run.live.copier.seconds_beside = lambda: 1.9
+    for step in range(1, 5):
+        run.ring.take(step)
+    assert run.ring.interval == 1
+
+
 def test_ranks_take_the_slowest_cadence_and_the_least_room():
     ring = Run(slowest=lambda value: max(value, 37 if value > 0 else -2)).ring
     ring.due(0, 1e6)

@@ -25,8 +25,8 @@ def steps_of(generator):
 def judge(policy, steps):
     flags = []
     for loss, norm in steps:
-        loss = None if loss is None else torch.tensor(loss)
-        flags.append(int(policy.judge(loss, torch.tensor(norm)).item()))
+        known = None if loss is None else torch.tensor(loss)
+        flags.append(int(policy.judge(known, torch.tensor(norm)).item()))
     return flags
 
 

@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from trimtab.repair._remedy import Order, apply
+from trimtab.repair._apply import apply
+from trimtab.repair._remedy import Order
 
 
 def once(setup, action, **args):

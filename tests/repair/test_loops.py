@@ -2,7 +2,8 @@ import torch
 from torch import nn
 from torch.optim import lr_scheduler
 
-from trimtab.repair._remedy import Order, apply
+from trimtab.repair._apply import apply
+from trimtab.repair._remedy import Order
 
 
 def never_zeroed(model, optimizer, loss_fn, x, y):

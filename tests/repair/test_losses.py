@@ -3,7 +3,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from trimtab.repair._remedy import Order, apply
+from trimtab.repair._apply import apply
+from trimtab.repair._remedy import Order
 
 
 def once(setup, action, pairs, **args):

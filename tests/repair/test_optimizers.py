@@ -1,7 +1,8 @@
 import torch
 from torch import nn
 
-from trimtab.repair._remedy import Order, apply
+from trimtab.repair._apply import apply
+from trimtab.repair._remedy import Order
 
 
 def once(setup, action, **args):

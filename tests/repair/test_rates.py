@@ -2,8 +2,9 @@ import pytest
 import torch
 from torch.optim import lr_scheduler
 
+from trimtab.repair._apply import apply
 from trimtab.repair._rates import usual_rate
-from trimtab.repair._remedy import Order, apply
+from trimtab.repair._remedy import Order
 
 
 def once(setup, action, **args):

@@ -1,6 +1,7 @@
 """Short, real runs of the recipes."""
 
 import io
+import warnings
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from trimtab import StabilityWarning
 from trimtab.recipes import find_recipe
 from trimtab.train import OptimizerConfig, Recipe, RunConfig, Task, train
 
@@ -100,3 +102,11 @@ class Line:
 @pytest.fixture
 def line(console, tmp_path):
     return Line(console, tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def _findings_may_be_said():
+    """Let findings be said in tests whose runs are broken on purpose."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"TT\d{3} ", StabilityWarning)
+        yield

@@ -9,8 +9,7 @@ import sys
 import pytest
 
 from trimtab import StateError
-from trimtab.checkpoint import list_checkpoints, load_checkpoint
-from trimtab.train import _loop
+from trimtab.checkpoint import _async, list_checkpoints, load_checkpoint
 from trimtab.train._loop import FINAL_LOSS_STEPS
 from trimtab.train._metrics import read_metrics
 
@@ -175,14 +174,14 @@ class TestFullDisk:
         assert "Training goes on; free some space before the next checkpoint." in said
 
     def test_the_next_checkpoint_is_tried_again(self, line, monkeypatch):
-        real = _loop.save_checkpoint
+        real = _async.write_checkpoint
 
-        def full_once(folder, step, **state):
+        def full_once(folder, step, *args, **options):
             if step == 5:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            return real(folder, step, **state)
+            return real(folder, step, *args, **options)
 
-        monkeypatch.setattr(_loop, "save_checkpoint", full_once)
+        monkeypatch.setattr(_async, "write_checkpoint", full_once)
         _, folder = line.train()
         assert names(folder) == ["step-00000010", "step-00000012"]
 

@@ -12,7 +12,7 @@ from trimtab.checkpoint import list_checkpoints
 
 KEYS = {
     *("recipe", "stopped", "steps", "skipped_steps", "initial_loss", "final_loss", "val_loss"),
-    *("tokens", "seconds", "num_parameters", "device", "findings", "out"),
+    *("tokens", "seconds", "num_parameters", "device", "incidents", "findings", "out"),
 }
 
 
@@ -126,12 +126,12 @@ def test_bad_settings_are_refused_before_anything_is_written(run, tmp_path, tabl
 
 
 def test_a_full_disk_does_not_stop_training(run, monkeypatch, console):
-    from trimtab.train import _loop
+    from trimtab.checkpoint import _async
 
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(_loop, "save_checkpoint", full)
+    monkeypatch.setattr(_async, "write_checkpoint", full)
     summary, folder = run()
     assert summary["steps"] == 12
     said = console.file.getvalue()

@@ -1,4 +1,4 @@
-"""Audits: does a training function resume exactly, and accumulate as it should?"""
+"""Audits: whether a training function resumes exactly, and accumulates as it should."""
 
 from trimtab.audit._accumulation import audit_accumulation
 from trimtab.audit._audit import Audit

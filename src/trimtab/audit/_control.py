@@ -1,4 +1,4 @@
-"""The comparison: does the same run resume with trimtab's own checkpoint?"""
+"""The comparison: whether the same run resumes with trimtab's own checkpoint."""
 
 import tempfile
 from collections.abc import Callable
@@ -39,6 +39,8 @@ def resumes_with_checkpoint(build: Build, runs: Comparison, seed: int) -> str:
         session = _resumed(build, runs, seed)
     except (ConfigError, ImportError) as error:
         return f"not tried: {error}"
+    except Exception as error:  # noqa: BLE001 # of the user's loop, on a state that save() spoilt
+        return f"raised {type(error).__name__}: {error}"
     for number, (one, other) in enumerate(zip(runs.rest, session.steps, strict=False), start=1):
         if one.result != other.result:
             return (
@@ -61,10 +63,10 @@ def _resumed(build: Build, runs: Comparison, seed: int) -> Session:
         "parts": {name: part.state_dict() for name, part in _parts(setup).items()},
         "random": runs.whole.random_state,
     }
-    with tempfile.TemporaryDirectory(prefix="trimtab-audit-") as folder, seeded(seed + 1):
+    with tempfile.TemporaryDirectory(prefix="trimtab-audit-") as folder, seeded(seed):
         model = setup.model.state_dict()
         path = save_checkpoint(Path(folder), runs.stop, model=model, state=state)
-        fresh = build(seed + 1)
+        fresh = build(seed)
         _, model, state = load_checkpoint(path)
         fresh.model.load_state_dict(model)
         for name, part in _parts(fresh).items():

@@ -18,7 +18,7 @@ LEFT = 0.1
 
 def known_faults(split: SplitBatch) -> Iterator[Finding]:
     """Yield what is said of undivided losses, and of gradients cleared too early or not at all."""
-    if split.mixes:
+    if not split.tells:
         return
     yield from _undivided(split)
     yield from _cleared_too_early(split)

@@ -46,8 +46,9 @@ def audit_resume(
     """Train without a break, train again with one, and name what differs, bit for bit.
 
     The interrupted run is saved to bytes after `stop` steps and loaded into objects that are built
-    from another seed, with other random states, so that nothing survives by luck. What a module of
-    yours keeps in global variables does survive: a process that really ends would lose it.
+    afresh, as a new process would. What the optimizer holds is filled with noise before, so that
+    nothing survives by luck. What a module of yours keeps in global variables does survive: a
+    process that really ends would lose it.
 
     Args:
         build: From a seed to a fresh `TrainingSetup`; has to draw everything from the seed or from
@@ -187,8 +188,9 @@ def _compare(job: _Job, steps: int, stop: int | None, folder: Path) -> tuple[Com
                 saved_random = random_fingerprints()
                 data = _to_bytes(job.save(first.setup)) if job.run is None else b""
             restart()
-            with seeded(job.seed + 1):
-                resumed = Session(job.made(job.seed + 1), 0, job.functions)
+            with seeded(job.seed):
+                resumed = Session(job.made(job.seed), 0, job.functions)
+                _scramble_(resumed.setup)
                 if job.run is None:
                     job.load(resumed.setup, _from_bytes(data))
                 loaded = random_fingerprints() if job.run is None else None
@@ -221,6 +223,17 @@ def _go_on(job: _Job, session: Session, num_steps: int, folder: Path) -> None:
         if session.kept is None:  # loading itself failed
             raise
         session.error = f"{type(error).__name__}: {error}"
+
+
+@torch.no_grad()
+def _scramble_(setup: TrainingSetup) -> None:
+    """Add noise to whatever is trained, so that it cannot be right without having been loaded."""
+    generator = torch.Generator().manual_seed(0)
+    for group in setup.optimizer.param_groups:
+        for p in group["params"]:
+            if p.is_floating_point():
+                noise = torch.randn(p.shape, generator=generator)
+                p.add_(noise.to(device=p.device, dtype=p.dtype))
 
 
 def _stop(setup: TrainingSetup, steps: int) -> int:

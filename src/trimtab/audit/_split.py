@@ -8,6 +8,8 @@ from torch import Tensor
 
 MARGIN = 10.0
 """Tolerances are this many times the rounding error that was measured."""
+UNEXPLAINED = 0.02
+"""Share of a gradient that no weights explain, up to which they tell; bfloat16 makes up to 0.01."""
 SMALLEST = 1e-5
 """No tolerance is below it: float32 keeps seven digits, of which sums lose one or two."""
 
@@ -63,6 +65,11 @@ class SplitBatch:
         return self.right_error > max(MARGIN * self.noise, SMALLEST)
 
     @property
+    def tells(self) -> bool:
+        """Whether weights tell what was done to the gradient."""
+        return not self.mixes and self.got_error <= UNEXPLAINED
+
+    @property
     def ratio(self) -> float | None:
         """The gradient over the whole batch's, if it is a multiple of it."""
         ratio = float(self.got.sum() / self.right.sum())
@@ -83,7 +90,8 @@ class SplitBatch:
     def is_by_examples(self) -> bool:
         """Whether the micro-batches count by their numbers of examples."""
         sizes = torch.tensor(self.sizes, dtype=self.got.dtype)
-        return self._near(self.got, sizes / sizes.sum())
+        together = abs(float(self.got.sum() / self.right.sum()) - 1) <= self.tolerance
+        return together and self._near(self.got, sizes / sizes.sum())
 
     @property
     def lost(self) -> list[int]:
@@ -112,4 +120,5 @@ class SplitBatch:
 
 def percent(weights: Tensor) -> str:
     """Return weights in words, as shares in per cent."""
-    return ", ".join(f"{100 * w:.3g} %" if abs(w) >= 1e-4 else "0 %" for w in weights.tolist())
+    rounded = [round(100 * w, 3) for w in weights.tolist()]
+    return ", ".join(f"{w:.3g} %" if abs(w) >= 0.01 else "0 %" for w in rounded)

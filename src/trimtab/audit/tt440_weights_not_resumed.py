@@ -24,7 +24,7 @@ class WeightsNotResumed(ResumeRule):
         `strict=False`, to a wrapped or compiled model whose names have a prefix, to weights that
         were rounded on the way, and where only a part of the model is saved.
 
-    Measured: every parameter right after loading, into a model with another initialisation, is
+    Measured: every parameter right after loading, into a model that was filled with noise, is
         compared bit for bit with the one that was saved.
 
     Fix: save `model.state_dict()` in full precision, and load it with `strict=True`.

@@ -59,7 +59,7 @@ findings = audit_resume(build, run=run).findings
     def check(self, runs: Comparison) -> Iterator[Finding]:
         """Yield one finding if the number of steps differs."""
         wanted, made = len(runs.rest), len(runs.resumed.steps)
-        if made == wanted:
+        if made == wanted or runs.resumed.error:
             return
         anew = made == len(runs.whole.steps)
         yield self.finding(

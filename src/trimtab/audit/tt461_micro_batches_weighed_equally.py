@@ -42,7 +42,7 @@ class MicroBatchesWeighedEqually(AccumulationRule):
 
     def check(self, split: SplitBatch) -> Iterator[Finding]:
         """Yield one finding if unequal micro-batches count alike."""
-        if split.mixes or split.is_right:
+        if not split.tells or split.is_right:
             return
         sizes = ", ".join(map(str, split.sizes))
         if is_weighed_equally(split):

@@ -43,7 +43,7 @@ class MicroBatchesClipped(AccumulationRule):
 
     def check(self, split: SplitBatch) -> Iterator[Finding]:
         """Yield one finding if clipping changes the shares."""
-        if split.mixes or is_cleared_too_early(split) or not split.is_clipped_apart:
+        if not split.tells or is_cleared_too_early(split) or not split.is_clipped_apart:
             return
         assert split.loud is not None
         yield self.finding(

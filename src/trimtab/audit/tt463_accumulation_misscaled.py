@@ -41,7 +41,7 @@ class AccumulationMisscaled(AccumulationRule):
     def check(self, split: SplitBatch) -> Iterator[Finding]:
         """Yield one finding if the gradient is a multiple of the right one."""
         ratio = split.ratio
-        if split.mixes or split.is_right or ratio is None or is_undivided(split):
+        if not split.tells or split.is_right or ratio is None or is_undivided(split):
             return
         yield self.finding(
             what=f"the gradient of {split.num} micro-batches is {ratio:.4g} times that of the "

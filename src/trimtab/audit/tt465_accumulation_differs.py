@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from trimtab.audit._audit_rule import AccumulationRule, accumulation_example
 from trimtab.audit._known import is_cleared_too_early, is_undivided, weights_evidence
-from trimtab.audit._split import SplitBatch
+from trimtab.audit._split import UNEXPLAINED, SplitBatch
 from trimtab.findings import Evidence, Finding, register
 
 
@@ -36,7 +36,7 @@ class AccumulationDiffers(AccumulationRule):
     optimizer.step()
 """)
 
-    max_unexplained: float = 0.02
+    max_unexplained: float = UNEXPLAINED
     """Largest share of the gradient that no weights explain; bfloat16 makes up to 0.01."""
 
     def check(self, split: SplitBatch) -> Iterator[Finding]:
@@ -59,6 +59,8 @@ class AccumulationDiffers(AccumulationRule):
                 fix="look at what changes gradients between backward() and optimizer.step(): "
                 "clipping by value, noise, a penalty on weights, functional dropout",
             )
+            return
+        if not split.tells:
             return
         named = is_undivided(split) or is_cleared_too_early(split) or split.is_by_examples
         if split.is_right or named or split.ratio is not None or split.even is not None:

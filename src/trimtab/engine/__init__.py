@@ -1,6 +1,7 @@
 """The order of operations in one optimizer step, owned by one object or attached to any loop."""
 
 from trimtab.engine._attach import Trim, attach
+from trimtab.engine._replay_bundle import replay_bundle
 from trimtab.engine._result import StepResult
 from trimtab.engine._run_info import RUNS, describe_run, new_run_folder
 from trimtab.engine._stepper import Stepper
@@ -15,4 +16,5 @@ __all__ = [
     "attach",
     "describe_run",
     "new_run_folder",
+    "replay_bundle",
 ]

@@ -31,7 +31,7 @@ NUM_PROBED: Final = 4
 
 
 def replay_bundle(
-    path: Path | str,
+    incident: Bundle | Path | str,
     build: Callable[[int], TrainingSetup],
     *,
     changes: Sequence[Change] = (),
@@ -43,12 +43,13 @@ def replay_bundle(
     """Repeat a recorded incident: first as it was, then with each change.
 
     The run's model and optimizer are built anew, and the recorded steps made again from the
-    snapshot in the bundle. On a CPU with the same versions and threads the first replay is bit for
-    bit what was recorded; where it is not, its note says from which step on, and what differs
-    between the two environments. Global random states are put back afterwards.
+    snapshot in the bundle, with as many CPU threads as the run had. On a CPU with the same versions
+    the first replay is bit for bit what was recorded; where it is not, its note says from which
+    step on, and what differs between the two environments. Global random states and the number of
+    threads are put back afterwards.
 
     Args:
-        path: The incident's folder, or a file in it.
+        incident: Its folder, a file in it, or what `read_bundle` returned.
         build: Called with `seed`; model and optimizer have to be made as in the run. Their values
             do not matter: they come from the bundle.
         changes: Each is replayed alone.
@@ -65,18 +66,19 @@ def replay_bundle(
         A row for the replay as it was, and one for each change.
 
     Raises:
-        ConfigError: There is no incident at `path`, or `build` returns something else.
+        ConfigError: There is no such incident, or `build` returns something else.
         StateError: The bundle is damaged, holds nothing to replay, or is of another model.
     """
-    bundle = read_bundle(Path(path))
+    bundle = incident if isinstance(incident, Bundle) else read_bundle(Path(incident))
     if bundle.snapshot is None or not bundle.batches:
         raise StateError(
             f"Incident {bundle.path} holds no snapshot or no batches, so there is nothing to "
             "replay; its page shows what is known. A guard with keep_incidents above the number of "
             "incidents saves everything."
         )
-    before = random_state()
+    before, threads = random_state(), torch.get_num_threads()
     try:
+        torch.set_num_threads(int(bundle.environment.get("threads", threads)))
         setup = build(seed)
         if not isinstance(setup, TrainingSetup):
             raise ConfigError(
@@ -86,6 +88,7 @@ def replay_bundle(
         job = _Job.of(bundle, setup, compute=compute, clipper=clipper, parts=parts)
         return [job.replay(change) for change in (Change(), *changes)]
     finally:
+        torch.set_num_threads(threads)
         restore_random_state(before)
 
 

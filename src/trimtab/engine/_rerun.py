@@ -1,5 +1,7 @@
 """Rerun: make steps of the tape again, as they were or with one thing changed."""
 
+import math
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -10,7 +12,7 @@ from torch import Tensor, nn
 
 from trimtab.checkpoint import restore_random_state
 from trimtab.engine import _ranks
-from trimtab.engine._update import Updater
+from trimtab.engine._update import Updater, folds_steps
 from trimtab.engine._window import Window
 from trimtab.guard import BufferKeeper, Change, MicroStep, TapeStep
 from trimtab.nn import Attention
@@ -65,6 +67,7 @@ class Rerun:
         self.parts: Mapping[str, Any] = dict(parts or {})
         self._device = next(p.device for g in optimizer.param_groups for p in g["params"])
         self._ranks = _ranks.num_ranks(model)
+        self._folds = folds_steps(optimizer)  # before attach() makes it say so to a GradScaler
 
     def run(
         self,
@@ -120,6 +123,7 @@ class Rerun:
                     for step in steps:
                         self._step(step, change or Change(), lambda *_: True, keeper, replay)
                 finally:
+                    keeper.put_back(skip=True)  # if a forward pass was broken off
                     keeper.close()
         finally:
             self.parts = counters
@@ -134,8 +138,10 @@ class Rerun:
         replay: Replay,
     ) -> None:
         """Make one step again."""
-        loss, weight, same = self._backward(step, change)
-        updater = Updater(self.optimizer, self._clipper(change), at_once=True)
+        window, divisor, same = self._backward(step, change, decide)
+        loss, weight = window.mean_loss().detach(), window.weight
+        updater = Updater(self.optimizer, self._clipper(change), at_once=True, folds=self._folds)
+        updater.norm_limit = step.norm_limit if change.clip is None else None
         skip = step.skipped
         norm = float("nan")
 
@@ -149,7 +155,7 @@ class Rerun:
         updater.judge = judge
         before = [dict(group) for group in self.optimizer.param_groups]
         self._set_rates(step, change)
-        update = updater.apply(divisor=step.divisor, loss=loss)
+        update = updater.apply(divisor=divisor, loss=loss)
         for group, old in zip(self.optimizer.param_groups, before, strict=True):
             group.update({k: v for k, v in old.items() if k != "params"})
         skipped = bool(update.found_inf)
@@ -164,25 +170,34 @@ class Rerun:
         if not same and replay.first_difference is None:
             replay.first_difference = step.number
 
-    def _backward(self, step: TapeStep, change: Change) -> tuple[Tensor, float | Tensor, bool]:
-        """Add up a step's gradients; return mean loss, weight, and whether all losses agree."""
-        window, same = Window(), True
+    def _backward(
+        self, step: TapeStep, change: Change, decide: Decide | None
+    ) -> tuple[Window, float | Tensor, bool]:
+        """Add up a step's gradients; return their window, divisor, and if all losses agree."""
+        window, same, divisor = Window(), True, step.divisor
         self._clear_gradients()
         for i, micro in enumerate(step.micro_steps):
-            if micro.dropped:
-                continue
+            if micro.dropped and self._ranks > 1:
+                continue  # all ranks have to make the same exchanges
             last = i + 1 == len(step.micro_steps)
             with _ranks.exchange(self.model, last=last):
                 value = self._compute(micro, change)
+                if micro.dropped and _is_bad_again(micro, float(value.detach()), decide):
+                    continue
                 wide = value.to(torch.promote_types(value.dtype, torch.float32))
                 factor = torch.as_tensor(micro.factor, dtype=wide.dtype, device=wide.device)
                 wide.backward(factor.reshape(()))  # type: ignore[no-untyped-call] # torch's
             window.add(micro.weight, value)
+            if micro.dropped:
+                divisor = math.nan
             same = same and (micro.loss is None or _equal(float(value.detach()), float(micro.loss)))
         if self._ranks > 1:
             total = _ranks.sum_over_ranks([window.weight, window.loss], self._device)
             window.weight, window.loss = total[0], total[1]
-        return window.mean_loss().detach(), window.weight, same
+        if isinstance(divisor, float) and math.isnan(divisor):  # there is more in it than there was
+            made = next(m for m in step.micro_steps if m.weight)
+            divisor = window.weight * made.factor / made.weight
+        return window, divisor, same
 
     def _compute(self, micro: MicroStep, change: Change) -> Tensor:
         restore_random_state(micro.random)
@@ -229,24 +244,22 @@ class Rerun:
         """Keep gradients and modes aside, and the optimizer's hooks silent."""
         params = [p for group in self.optimizer.param_groups for p in group["params"]]
         grads = [(p, p.grad) for p in params]
-        training = self.model.training
+        modes = [(module, module.training) for module in self.model.modules()]
         optimizer = self.optimizer
-        held_hooks: tuple[Any, Any] = (
-            optimizer._optimizer_step_pre_hooks,
-            optimizer._optimizer_step_post_hooks,
-        )
-        hooks = [(held, dict(held)) for held in held_hooks]
-        for held, _ in hooks:
-            held.clear()
-        self.model.train()
+        hooks = optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks
+        # Others in their place: a replay may begin while torch goes through them.
+        optimizer._optimizer_step_pre_hooks = OrderedDict()
+        optimizer._optimizer_step_post_hooks = OrderedDict()
+        if not self.model.training:
+            self.model.train()
         silent = nullcontext() if self._recorder is None else self._recorder.paused()
         try:
             with torch.enable_grad(), silent:
                 yield
         finally:
-            self.model.train(training)
-            for held, content in hooks:
-                held.update(content)
+            for module, training in modes:
+                module.training = training
+            optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks = hooks
             for p, grad in grads:
                 p.grad = grad
 
@@ -271,6 +284,12 @@ def keep_up(model: nn.Module, change: Change) -> None:
     for module in model.modules():
         if isinstance(module, Attention) and module.softcap is None:
             module.softcap = change.attention_cap
+
+
+def _is_bad_again(micro: MicroStep, loss: float, decide: Decide | None) -> bool:
+    """Tell whether a micro-batch that was left out of its step has to be left out again."""
+    recorded = math.nan if micro.loss is None else float(micro.loss)
+    return _equal(loss, recorded) or (decide is not None and decide(loss, 0.0))
 
 
 def _equal(a: float, b: float) -> bool:

@@ -157,6 +157,7 @@ class Stepper:
         self._micro_steps: list[MicroStep] = []
         self._unseen = False  # whether a micro-batch of the window cannot be replayed
         self._ended = time.perf_counter()
+        self._updating = False
         self.guard: Final = self._make_guard(as_guard(guard), stateful or {})
         self._micro_guard: MicroGuard | None = None
         self._dropped: list[bool | Tensor] = []
@@ -387,6 +388,7 @@ class Stepper:
         """
         if self._sync():  # the gradients are those of a state that is gone
             return self._abandon()
+        self._updating = True
         divisor, weight, loss = self._close_window()
         tape = self._close_tape(divisor)
         if self.guard is not None:
@@ -431,6 +433,7 @@ class Stepper:
         result = StepResult(lr=lr, values=values, grad_norms=update.norms.each, loss_scale=scale)
         self._pending = _Pending(values, weight, result, tape)
         self._end_step(result)
+        self._updating = False
         return result
 
     def _update(self, divisor: float | Tensor, loss: Tensor) -> Update:
@@ -457,7 +460,7 @@ class Stepper:
             try:
                 self.sync()
             except DivergedError as error:
-                error.result = result
+                error.result, self._updating = result, False
                 raise
         if self.guard is not None:
             now = time.perf_counter()
@@ -485,10 +488,27 @@ class Stepper:
             flagged=False,
         )
 
-    def _abandon(self) -> StepResult:
-        """Drop the open window: its gradients are those of a state that has been put back."""
+    def abandon(self) -> bool:
+        """Drop the open window, as if its backward passes had never been: they were broken off.
+
+        Returns:
+            Whether the state is whole: that of the last step that ended. It is not if an update was
+            broken off, or if forward passes have changed buffers and no guard can put them back.
+        """
+        self._drop_window()
+        if self.guard is not None:
+            self.guard.keeper.put_back(skip=True)
+            self.guard.keeper.renew()
+        keeps = self.guard is not None or next(self.model.buffers(), None) is None
+        return keeps and not self._updating
+
+    def _drop_window(self) -> None:
         self._window, self._micro_steps, self._unseen, self._dropped = Window(), [], False, []
         self._clear_gradients()
+
+    def _abandon(self) -> StepResult:
+        """Drop the open window: its gradients are those of a state that has been put back."""
+        self._drop_window()
         zero = torch.zeros(())
         values = Readback([zero + 1, zero + math.nan, zero + 1, zero + math.nan, zero, zero])
         return StepResult(lr=self._lr(), values=values, loss_scale=self._scale())

@@ -53,6 +53,7 @@ class Updater:
         at_once: The host may look at values without waiting, as on a CPU. It then saves the
             optimizer a factor of 1, and the call if the step is skipped.
         protect: Whether a step that is not finite is left out.
+        folds: Whether the optimizer divides and skips by itself; None asks it.
     """
 
     def __init__(
@@ -62,10 +63,11 @@ class Updater:
         *,
         at_once: bool,
         protect: bool = True,
+        folds: bool | None = None,
     ) -> None:
         self.optimizer: Final = optimizer
         self.clipper: Final = clipper
-        self.folds: Final = _folds(optimizer)
+        self.folds: Final = folds_steps(optimizer) if folds is None else folds
         self.at_once = at_once
         self.protect: Final = protect
         self.on_nonfinite: Callable[[], None] | None = None
@@ -300,7 +302,7 @@ def _named(found_inf: Tensor | None) -> dict[str, Tensor]:
     return {} if found_inf is None else {"found_inf": found_inf}
 
 
-def _folds(optimizer: torch.optim.Optimizer) -> bool:
+def folds_steps(optimizer: torch.optim.Optimizer) -> bool:
     """Return whether the optimizer divides by `grad_scale` and obeys `found_inf` by itself.
 
     Those that do say so to torch's GradScaler. They read `grad_scale` in float32, which would cost

@@ -2,6 +2,7 @@
 
 from trimtab.guard._active import ActiveGuard, Outcome, Return
 from trimtab.guard._buffers import BufferKeeper
+from trimtab.guard._bundle import Bundle, list_bundles, read_bundle, write_bundle
 from trimtab.guard._change import Change
 from trimtab.guard._freeze import captured, freeze
 from trimtab.guard._guard import Guard, GuardLike, as_guard
@@ -17,6 +18,7 @@ __all__ = [
     "POLICIES",
     "ActiveGuard",
     "BufferKeeper",
+    "Bundle",
     "Change",
     "Experiment",
     "Guard",
@@ -37,4 +39,7 @@ __all__ = [
     "as_policy",
     "captured",
     "freeze",
+    "list_bundles",
+    "read_bundle",
+    "write_bundle",
 ]

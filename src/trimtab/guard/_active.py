@@ -1,10 +1,11 @@
 """The guard at work: watches every step of one run, leaves bad ones out, brings the run back."""
 
 import math
+import shutil
 import warnings
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -19,7 +20,7 @@ from trimtab.guard._bundle import write_bundle
 from trimtab.guard._change import Change
 from trimtab.guard._divergence import Divergence
 from trimtab.guard._guard import Guard
-from trimtab.guard._incident import Incident
+from trimtab.guard._incident import Experiment, Incident
 from trimtab.guard._investigation import NUM_CLEAN, Investigation, Replayer, Verdict, describe
 from trimtab.guard._live import LiveState
 from trimtab.guard._policies import as_policy
@@ -43,6 +44,10 @@ and 65536 is a power of 2 with 16 steps down to 1."""
 
 TOLD: Final = 3
 """Steps left out that are warned of; later ones are in `incidents` and in the run folder."""
+
+CONTEXT: Final = 32
+"""Steps before one that was left out that go into its folder, so that it can be seen what healthy
+batches do in a replay; more would take long to write."""
 
 SMALL: Final = 2**28
 """Bytes of a state up to which it is written to disk for one step that was left out."""
@@ -68,6 +73,15 @@ class Outcome:
     """The step's batches, if they are known."""
     number: int | None = None
     """Of the step; None for the newest."""
+
+
+@dataclass(frozen=True)
+class _Written:
+    """An incident's folder."""
+
+    step: int
+    kind: str
+    path: Path
 
 
 class ActiveGuard:
@@ -100,7 +114,8 @@ class ActiveGuard:
         self.config: Final = config
         self.model, self.optimizers = model, list(optimizers)
         self.replayer, self._folder, self._apply = replayer, folder, apply
-        self._run_config = run_config
+        self.run_config = run_config
+        """Returns the settings of the run, which incidents are written down with."""
         self._agree = agree
         self._parts: Final = dict(parts)
         first = as_policy(config.policy)
@@ -110,6 +125,8 @@ class ActiveGuard:
         self.rates: Final = Rates(self.optimizers, rewarm=config.rewarm)
         self.live: Final = LiveState(model, self.optimizers, self._parts)
         self.keeper: Final = BufferKeeper(model)
+        if not config.act:
+            self.keeper.close()
         self.ring: Final = (
             SnapshotRing(
                 self.live,
@@ -135,8 +152,10 @@ class ActiveGuard:
         self._divergence = Divergence()
         self._rollbacks: deque[int] = deque()
         self._next_snapshot = 0
+        self._stale_until = 0  # steps up to this one were made from a state that has been put back
+        self._made_with: dict[int, tuple[list[float] | None, float | None]] = {}
         self._disk_failed = False
-        self._num_written = 0
+        self._written: list[_Written] = []
 
     @property
     def acts(self) -> bool:
@@ -151,7 +170,8 @@ class ActiveGuard:
     @property
     def keeps_tape(self) -> bool:
         """Whether batches are kept for replays."""
-        return self.replayer is not None and self.config.explain and self.config.tape_bytes > 0
+        config = self.config
+        return self.replayer is not None and config.act and config.explain and config.tape_bytes > 0
 
     @property
     def healthy(self) -> bool:
@@ -175,6 +195,8 @@ class ActiveGuard:
             self.ring.before_update()
         if self.acts:
             self.rates.lower()
+        if self.rates.used is not None or self.norm_limit is not None:
+            self._made_with[self.number + 1] = self.rates.used, self.norm_limit
 
     def after_update(self, skip: Tensor | float) -> None:
         """Count the step; set rates as the schedule had them, and buffers as before a skip."""
@@ -212,9 +234,8 @@ class ActiveGuard:
         Raises:
             DivergedError: The run cannot be saved by going back any more.
         """
-        if outcome.tape is not None:
-            self.tape.add(outcome.tape)
         number = self.number if outcome.number is None else outcome.number
+        self._put_on_tape(outcome.tape, number)
         self._remember(outcome, number)
         bad = outcome.flagged and not outcome.overflow
         self._overflows = self._overflows + 1 if outcome.overflow else 0
@@ -229,6 +250,10 @@ class ActiveGuard:
             return ""
         if self._made_again(outcome, number):
             return "made again"
+        if number <= self._stale_until:
+            self._streak.clear()
+            self._flags[-1] = False
+            return ""
         self._note_skip(number)
         share = sum(self._flags) / len(self._flags)
         crowded = len(self._flags) == self._flags.maxlen and share > self.config.max_share
@@ -236,6 +261,16 @@ class ActiveGuard:
             return ""
         self._escalated = True
         return "went back" if self._escalate(self._streak[0]) else ""
+
+    def _put_on_tape(self, step: TapeStep | None, number: int) -> None:
+        """Keep a step for replays, with the rates and the limit that it was made with."""
+        rates, limit = self._made_with.pop(number, (None, None))
+        if step is None:
+            return
+        step.norm_limit = limit
+        for settings, rate in zip(step.settings, rates or (), strict=False):
+            settings["lr"] = rate
+        self.tape.add(step)
 
     def _note_good(self, outcome: Outcome, number: int) -> Return:
         self._streak.clear()
@@ -268,48 +303,58 @@ class ActiveGuard:
 
     def _made_again(self, outcome: Outcome, number: int) -> bool:
         """Make a step again that was left out, if it is sound the second time; return whether."""
-        step = outcome.tape
-        replayer = self.replayer
+        step, replayer = outcome.tape, self.replayer
         if step is None or replayer is None or not outcome.skipped or len(self._streak) > 1:
+            return False
+        case = self._investigation([], [step], [], None, number)
+        if not case.can_replay([step]):
             return False
         random = random_state()
         try:
             losses, norms = replayer.measure([step])
-            case = self._investigation([], [step], [], None, number)
-            same = losses[0] == outcome.loss and norms[0] == outcome.norm
-            if self._agree(same or case.is_bad(losses[0], norms[0])):
-                return False
-            replayer.run([step], decide=lambda *_: False)
-        finally:
-            restore_random_state(random)
-            self.keeper.renew()
-        finding = describe(StateCorrupted(), Change(), self._limits, step, number, num_replays=1)
-        row = case.row(
-            Change(), losses, norms, math.nan, 0.0, healed=True, reproduced=False, steps=[step]
-        )
+        except Exception:  # noqa: BLE001 # of the user's own code: the step stays left out
+            losses, norms = [math.nan], [math.nan]
+        restore_random_state(random)
+        same = losses[0] == outcome.loss and norms[0] == outcome.norm
+        if self._agree(same or case.is_bad(losses[0], norms[0])):
+            return False
         self._streak.clear()
-        self._report(
-            Incident(
-                step=number,
-                detected=number,
-                kind="skip",
-                finding=finding,
-                action="The step was made again, and went well.",
-                limits=self._limit_numbers(),
-                signals=self._signals(),
-                experiments=(row,),
-                suspects={"steps": [number]},
-            ),
-            tape=[step],
-        )
+        self._flags[-1] = False
+        if number > self._stale_until:
+            row = case.row(
+                Change(), losses, norms, math.nan, 0.0, healed=True, reproduced=False, steps=[step]
+            )
+            self._report_made_again(step, row)
+        self.keeper.put_back(skip=True)  # of the forward passes that are under way
+        replayer.run([step], Change(lr_cap=self.rates.cap), decide=lambda *_: False)
+        restore_random_state(random)
+        self.keeper.renew()
         self.tape.drop_after(number - 1)
         self._next_snapshot = number + 1
         self._take_after_change()
         return True
 
+    def _report_made_again(self, step: TapeStep, row: Experiment) -> None:
+        at = step.number
+        self._report(
+            Incident(
+                step=at,
+                detected=at,
+                kind="skip",
+                finding=describe(StateCorrupted(), Change(), self._limits, step, at, num_replays=1),
+                action="The step was made again, and went well.",
+                limits=self._limit_numbers(),
+                signals=self._signals(),
+                experiments=(row,),
+                suspects={"steps": [at]},
+            ),
+            tape=[step],
+        )
+
     def _note_skip(self, number: int) -> None:
         """Enter the steps left out in a row as one incident."""
-        if self._escalated:  # its cause has been looked for
+        known = self._is_known()
+        if self._escalated and known:  # its cause has been looked for
             suspects = [*self.incidents[-1].suspects.get("steps", ()), number]
             self.incidents[-1] = replace(
                 self.incidents[-1],
@@ -334,10 +379,14 @@ class ActiveGuard:
             lost_steps=count,
             suspects={"steps": list(self._streak)},
         )
-        if count == 1:
-            self._report(incident, tape=tape)
-        else:
+        if known:
             self.incidents[-1] = incident
+        else:
+            self._report(incident, tape=tape)
+
+    def _is_known(self) -> bool:
+        """Tell whether the steps left out in a row are an incident that has been entered."""
+        return bool(self.incidents) and self.incidents[-1].step == self._streak[0]
 
     def note_dropped(self, count: int, of: int, tape: TapeStep | None) -> None:
         """Enter micro-batches that were left out of a step that was made without them."""
@@ -367,6 +416,7 @@ class ActiveGuard:
                 suspects={"steps": [self.number], "micro_batches": which},
             ),
             tape=[step],
+            made=True,
         )
 
     def _observe(self, number: int) -> None:
@@ -383,10 +433,10 @@ class ActiveGuard:
             signals=self._signals(),
             suspects={"steps": list(self._streak)},
         )
-        if len(self._streak) == 1:
-            self.incidents.append(incident)
-        else:
+        if self._is_known():
             self.incidents[-1] = incident
+        else:
+            self.incidents.append(incident)
 
     def _as_step(self, number: int) -> TapeStep:
         """Return a step without batches, for its loss and norm."""
@@ -443,7 +493,12 @@ class ActiveGuard:
         verdict = self._verdict(base, first_bad)
         restore_random_state(random)
         if not verdict.restored:
-            self._enter(verdict, first_bad, "skip", "Its data are left out; the state is sound.")
+            action = "Its data are left out; the state is sound."
+            if verdict.change is None:
+                action = (
+                    "Its steps are left out; there is no snapshot from before it to go back to."
+                )
+            self._enter(verdict, first_bad, "skip", action)
             return False
         self._after_return(verdict, settings, first_bad, diverged=diverged)
         return True
@@ -470,7 +525,7 @@ class ActiveGuard:
             restored=base is not None,
             snapshot=base,
             lost=frozenset(lost),
-            suspects={"steps": list(self._streak)},
+            suspects={"steps": list(self._streak) or [first_bad]},
         )  # fmt: skip
 
     def _after_return(
@@ -513,6 +568,8 @@ class ActiveGuard:
         self.tape.drop_after(base)
         self.ring.drop_after(base)
         self._streak.clear()
+        self._escalated = False
+        self._stale_until = self.number
         self._divergence.forget()
         self.keeper.renew()
         self._take_after_change()
@@ -584,25 +641,42 @@ class ActiveGuard:
         self._report(incident, tape=steps, snapshot=verdict.snapshot)
 
     def _report(
-        self, incident: Incident, *, tape: Sequence[TapeStep], snapshot: Snapshot | None = None
+        self,
+        incident: Incident,
+        *,
+        tape: Sequence[TapeStep],
+        snapshot: Snapshot | None = None,
+        made: bool = False,
     ) -> None:
-        """Keep an incident, write it down, and say it."""
+        """Keep an incident, write it down, and say it.
+
+        Args:
+            incident: What happened.
+            tape: Steps to replay.
+            snapshot: From before them, if there is one.
+            made: Whether the step was made, so that the state is not that of before it.
+        """
         self.incidents.append(incident)
         if incident.kind != "skip" or len(self.incidents) <= TOLD:
             text = f"{incident.finding}. {incident.action}"
             warnings.warn(text, StabilityWarning, stacklevel=2)
         folder = self.config.out or self._folder()
-        if folder is None or self._num_written >= self.config.keep_incidents:
+        before = next((w for w in self._written if w.step == incident.step), None)
+        if folder is None or not (before or self._has_room(incident)):
             return
+        state, tape = self._to_replay(incident, tape, snapshot, made=made)
+        if state is not None:
+            incident = self.incidents[-1] = replace(incident, snapshot_step=state["step"])
         try:
-            write_bundle(
+            path = write_bundle(
                 folder,
                 incident,
-                snapshot=self._state_for(incident, snapshot),
+                snapshot=state,
                 batches=[_as_plain(step) for step in tape],
-                config=self._run_config(),
+                config=self.run_config(),
+                replaces=None if before is None else before.path,
             )
-            self._num_written += 1
+            self._note_written(_Written(incident.step, incident.kind, path))
         except OSError as error:
             if not self._disk_failed:
                 warnings.warn(
@@ -613,14 +687,41 @@ class ActiveGuard:
                 )
             self._disk_failed = True
 
-    def _state_for(self, incident: Incident, snapshot: Snapshot | None) -> Mapping[str, Any] | None:
-        """Return the state that an incident's replay begins with."""
+    def _has_room(self, incident: Incident) -> bool:
+        """Tell whether a folder may be written: one more, or in the place of a lesser one."""
+        keep = self.config.keep_incidents
+        return len(self._written) < keep or (keep > 0 and incident.kind != "skip")
+
+    def _note_written(self, written: "_Written") -> None:
+        """Remember a folder of this run, and remove what is too many."""
+        self._written = [*(w for w in self._written if w.step != written.step), written]
+        while len(self._written) > self.config.keep_incidents:
+            lesser = [w for w in self._written if w.kind == "skip"] or self._written
+            shutil.rmtree(lesser[0].path, ignore_errors=True)
+            self._written.remove(lesser[0])
+
+    def _to_replay(
+        self,
+        incident: Incident,
+        tape: Sequence[TapeStep],
+        snapshot: Snapshot | None,
+        *,
+        made: bool,
+    ) -> tuple[Mapping[str, Any] | None, Sequence[TapeStep]]:
+        """Return the state that an incident's replay begins with, if any, and the steps from it."""
         if snapshot is not None:
-            return snapshot.state_dict()
+            return snapshot.state_dict(), tape
         if incident.kind != "skip" or self.live.nbytes > SMALL:
-            return None
+            return None, tape
+        near = None if self.ring is None else self.ring.newest(before=incident.step)
+        if near is not None and incident.step - near.step <= CONTEXT:
+            steps = self.tape.since(near.step)
+            if steps:
+                return near.state_dict(), steps
+        if made:
+            return None, tape
         now = SnapshotRing(self.live, slots=2).take(incident.step - 1)
-        return None if now is None else now.state_dict()
+        return None if now is None else now.state_dict(), tape
 
     def _limit_numbers(self) -> dict[str, float]:
         limits = self._limits
@@ -654,6 +755,7 @@ class ActiveGuard:
             "escalated": self._escalated,
             "rollbacks": list(self._rollbacks),
             "norm_limit": self.norm_limit,
+            "limits": asdict(self._limits),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -668,6 +770,8 @@ class ActiveGuard:
         self._overflows, self._escalated = state["overflows"], state["escalated"]
         self._rollbacks = deque(state["rollbacks"])
         self.norm_limit = state["norm_limit"]
+        self._limits = Limits(**state.get("limits", {}))
+        self._made_with.clear()
         self.tape.drop_after(-1)
         self.keeper.renew()
         if self.ring is not None:
@@ -693,6 +797,7 @@ def _as_plain(step: TapeStep) -> dict[str, Any]:
         ],
         "settings": step.settings,
         "divisor": step.divisor,
+        "norm_limit": step.norm_limit,
         "loss": step.loss,
         "norm": step.norm,
         "skipped": step.skipped,

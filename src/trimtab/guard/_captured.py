@@ -1,6 +1,7 @@
 """The tensors that a function was given without arguments: its batch, as a rule."""
 
 import functools
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from types import FunctionType, MethodType, ModuleType
@@ -14,6 +15,10 @@ from trimtab.guard._frozen import DEPTH, LARGEST, Frozen, home_of, value_of
 from trimtab.guard._reads import Read, reads_of
 
 _NOTHING: Final = object()
+
+_BUFFERS: Final[weakref.WeakKeyDictionary[nn.Module, list[weakref.ref[Tensor]]]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
 def captured(function: Callable[..., Any]) -> dict[str, Any]:
@@ -32,8 +37,15 @@ def captured(function: Callable[..., Any]) -> dict[str, Any]:
     """
     walk = _Walk(function)
     walk.visit(function)
-    buffers = {id(b) for m in walk.modules for b in m.buffers()} if walk.modules else set()
-    return {name: v for name, v in walk.found.items() if id(v) not in buffers}
+    buffers = [b for m in walk.modules for b in _buffers(m)]
+    return {name: v for name, v in walk.found.items() if not any(v is b() for b in buffers)}
+
+
+def _buffers(module: nn.Module) -> list[weakref.ref[Tensor]]:
+    """Return references to a module's buffers: as they were first seen, for walks take long."""
+    if module not in _BUFFERS:
+        _BUFFERS[module] = [weakref.ref(b) for b in module.buffers()]
+    return _BUFFERS[module]
 
 
 class _Walk:
@@ -46,6 +58,7 @@ class _Walk:
         self._seen: set[Any] = set()
         self._called: list[tuple[Any, Any]] = []
         self._held: dict[tuple[int, str], Any] = {}
+        self._contents: dict[int, Any] = {}
 
     def visit(self, function: Any) -> None:
         """Look at what a callable finds in its variables."""
@@ -54,6 +67,7 @@ class _Walk:
         self._seen.add(id(function))
         if isinstance(function, Frozen):
             self._held |= {(id(o), name): v for o, name, v in function.attributes}
+            self._contents |= {id(c): items for c, items in function.contents}
             self.visit(function.function)
         elif isinstance(function, functools.partial):
             for i, v in enumerate(function.args):
@@ -117,12 +131,12 @@ class _Walk:
         elif isinstance(value, FunctionType | MethodType | functools.partial | Frozen):
             self._called.append((value, None))
         else:
-            found = _batch_like(value, DEPTH)
+            found = _batch_like(value, DEPTH, self._contents)
             if found is not _NOTHING and _has_tensor(found):
                 self.found.setdefault(name, found)
 
 
-def _batch_like(value: Any, depth: int) -> Any:
+def _batch_like(value: Any, depth: int, contents: Mapping[int, Any]) -> Any:
     """Return a value without what is not part of a batch; `_NOTHING` if it is none itself."""
     if isinstance(value, Tensor):
         plain = type(value) is Tensor or not isinstance(value, nn.Parameter)
@@ -132,14 +146,15 @@ def _batch_like(value: Any, depth: int) -> Any:
     if isinstance(value, np.ndarray):
         plain = value.dtype.kind in "biufc"
         return torch.from_numpy(value if value.flags.writeable else value.copy()) if plain else None
+    value = contents.get(id(value), value)
     if is_dataclass(value) and not isinstance(value, type):
         value = {f.name: getattr(value, f.name, None) for f in fields(value)}
     if depth == 0 or not isinstance(value, Mapping | list | tuple) or len(value) > LARGEST:
         return _NOTHING
     if isinstance(value, Mapping):
-        items = {k: _batch_like(v, depth - 1) for k, v in value.items()}
+        items = {k: _batch_like(v, depth - 1, contents) for k, v in value.items()}
         return {k: v for k, v in items.items() if v is not _NOTHING}
-    parts = [_batch_like(v, depth - 1) for v in value]
+    parts = [_batch_like(v, depth - 1, contents) for v in value]
     parts = [None if v is _NOTHING else v for v in parts]
     return tuple(parts) if isinstance(value, tuple) else parts
 

@@ -25,6 +25,7 @@ def freeze(function: Callable[..., Any], *, copy: bool = False) -> Frozen:
         copy: Copy tensors that are not parameters, for loops that use one batch's memory again.
 
     Example:
+        >>> import torch
         >>> x = torch.ones(2)
         >>> loss = freeze(lambda: x.sum())
         >>> x = torch.zeros(2)

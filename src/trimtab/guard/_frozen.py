@@ -42,12 +42,14 @@ class Frozen:
         """What is called."""
         self.attributes = freezer.attributes
         """Attributes of shared objects, as (object, name, value): put in place for the call."""
+        self.contents = freezer.contents
+        """Of shared lists and dictionaries, as (list, its items): likewise."""
         self._watched, self._cells = freezer.watched, freezer.cells
         self._globals, self._globals_before = freezer.globals, dict(freezer.globals)
         self._reason = freezer.reason
         if self._reason is not None:  # what it holds would only keep the graph of that step alive
-            self.function, self.attributes, self._watched = _nothing, [], []
-            self._cells, self._globals, self._globals_before = [], {}, {}
+            self.function, self.attributes, self.contents = _nothing, [], []
+            self._watched, self._cells, self._globals, self._globals_before = [], [], {}, {}
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the function with what it saw; what it assigns is forgotten.
@@ -58,17 +60,25 @@ class Frozen:
         reason = self.why_not()
         if reason is not None:
             raise StateError(reason)
-        before = [(vars(owner), n, vars(owner).get(n, _EMPTY)) for owner, n, _ in self.attributes]
+        attributes = [(o, n, vars(o).get(n, _EMPTY)) for o, n, _ in self.attributes]
+        contents = [(c, c.copy()) for c, _ in self.contents]
         try:
-            for owner, name, value in self.attributes:
-                vars(owner)[name] = value
+            self._put(self.attributes, self.contents)
             return self.function(*args, **kwargs)
         finally:
-            for home, name, value in before:
-                home[name] = value
-                if value is _EMPTY:
-                    del home[name]
+            self._put(attributes, contents)
             self._forget()
+
+    @staticmethod
+    def _put(attributes: list[tuple[Any, str, Any]], contents: list[tuple[Any, Any]]) -> None:
+        for owner, name, value in attributes:
+            if value is not _EMPTY:
+                vars(owner)[name] = value
+            else:
+                vars(owner).pop(name, None)
+        for container, items in contents:
+            container.clear()
+            container.update(items) if isinstance(container, dict) else container.extend(items)
 
     def _forget(self) -> None:
         """Undo what a call has assigned: it would keep a graph alive, and change the next call."""
@@ -108,6 +118,7 @@ class _Freezer:
         self.reason: str | None = None
         self.watched: list[tuple[str, Tensor, int]] = []
         self.attributes: list[tuple[Any, str, Any]] = []
+        self.contents: list[tuple[Any, Any]] = []
         self.cells: list[tuple[CellType, Any]] = []
         self._home = home_of(function)
         # One for all functions of the module: what one writes, the other reads.
@@ -115,8 +126,8 @@ class _Freezer:
             k: self._home[k] for k in _ABOUT_THE_MODULE if k in self._home
         }
         self._made: dict[int, Any] = {}
+        self._cells: dict[int, CellType] = {}
         self._seen: set[tuple[int, str]] = set()
-        self._num_tensors = 0
 
     def hold(self, value: Any, name: str, depth: int = DEPTH) -> Any:
         """Return what stands for a value in the frozen function."""
@@ -124,7 +135,7 @@ class _Freezer:
         if kind in _SHARED or isinstance(value, nn.Module):
             return value
         if isinstance(value, Tensor):
-            return self._tensor(value, name)
+            return self._tensor(value, name, inside=depth < DEPTH)
         if kind in {list, tuple, dict}:
             return self._items(value, name, depth)
         if kind is FunctionType:
@@ -144,10 +155,12 @@ class _Freezer:
             )
         return value
 
-    def _tensor(self, tensor: Tensor, name: str) -> Tensor:
-        self._num_tensors += 1
+    def _tensor(self, tensor: Tensor, name: str, *, inside: bool) -> Tensor:
         if type(tensor) is not Tensor and isinstance(tensor, nn.Parameter):
             return tensor
+        if tensor.grad_fn is not None and inside:
+            # Left by the step before: this one will put something else there, or cut it off.
+            return tensor.detach()
         if tensor.grad_fn is not None:
             self._refuse(
                 f"{name} was computed by a forward pass outside of the function, which cannot be "
@@ -164,16 +177,25 @@ class _Freezer:
         self.reason = self.reason or f"The step cannot be run again: {reason}"
 
     def _items(self, value: Any, name: str, depth: int) -> Any:
-        """Return a list, tuple or dictionary of its own if there are tensors in it."""
-        if depth == 0 or len(value) > LARGEST:
+        """Hold what is in a list, tuple or dictionary.
+
+        A list or dictionary stays the same object, for hooks may write to it; it gets the contents
+        of now for each call.
+        """
+        if depth == 0 or len(value) > LARGEST or id(value) in self._made:
             return value
-        before = self._num_tensors
-        held: Any
+        if type(value) is tuple:
+            held = tuple([self.hold(v, name, depth - 1) for v in value])
+            same = all(new is old for new, old in zip(held, value, strict=True))
+            return value if same else held
+        self._made[id(value)] = value  # before its items: it may be one of them
+        items: Any
         if type(value) is dict:
-            held = {k: self.hold(v, name, depth - 1) for k, v in value.items()}
+            items = {k: self.hold(v, name, depth - 1) for k, v in value.items()}
         else:
-            held = type(value)([self.hold(v, name, depth - 1) for v in value])
-        return value if self._num_tensors == before else held
+            items = [self.hold(v, name, depth - 1) for v in value]
+        self.contents.append((value, items))
+        return value
 
     def _method(self, method: MethodType) -> Any:
         function = self.hold(method.__func__, method.__name__)
@@ -185,13 +207,13 @@ class _Freezer:
         """Return the function with cells and globals of its own."""
         if id(function) in self._made:
             return self._made[id(function)]  # type: ignore[no-any-return] # of this very type
-        code = function.__code__
-        cells = tuple(CellType() for _ in code.co_freevars)
+        code, olds = function.__code__, function.__closure__ or ()
+        cells = tuple([self._cells.setdefault(id(old), CellType()) for old in olds])
         made = FunctionType(code, self.globals, function.__name__, None, cells)
         self._made[id(function)] = made  # before its cells: it may call itself
         self._made[id(made)] = made
         uses = uses_of(code)
-        for name, old, new in zip(code.co_freevars, function.__closure__ or (), cells, strict=True):
+        for name, old, new in zip(code.co_freevars, olds, cells, strict=True):
             self._fill_cell(new, old, name, uses.get(("cell", name)))
         for kind, name in uses:
             if kind == "global" and name not in self.globals and name in self._home:
@@ -207,18 +229,17 @@ class _Freezer:
         self, cell: CellType, old: CellType, name: str, uses: frozenset[str | None] | None
     ) -> None:
         """Give a cell what the old one holds, unless the function assigns it first."""
-        value: Any = _EMPTY
-        if uses is not None:
-            try:
-                value = cell.cell_contents = self._variable(old.cell_contents, name, uses)
-            except ValueError:  # not assigned yet
-                value = _EMPTY
+        try:
+            value = old.cell_contents if uses else _EMPTY
+        except ValueError:  # not assigned yet
+            value = _EMPTY
+        if value is not _EMPTY:
+            value = cell.cell_contents = self._variable(value, name, uses or frozenset())
         self.cells.append((cell, value))
 
     def _variable(self, value: Any, name: str, uses: frozenset[str | None]) -> Any:
         """Return what stands for a variable's value, of which these attributes are used."""
         if isinstance(value, Tensor) and value.grad_fn is not None and uses <= _WITHOUT_GRAPH:
-            self._num_tensors += 1
             return value.detach()  # a recurrent state, cut off from the step before
         return self.hold(value, name)
 
@@ -244,7 +265,7 @@ class _Freezer:
         if attribute in own:
             value = own[attribute]
             if not callable(value) and not isinstance(value, Optimizer | ModuleType):
-                held = self.hold(value, f"{read.name}.{attribute}")
+                held = self.hold(value, f"{read.name}.{attribute}", DEPTH - 1)
                 self.attributes.append((owner, attribute, held))
             return
         method = getattr(type(owner), attribute, None)

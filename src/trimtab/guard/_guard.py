@@ -57,7 +57,8 @@ class Guard:
     out: Path | None = None
     """Where incidents are written to; None is `incidents/` in the run folder, if there is one."""
     keep_incidents: int = 5
-    """Incidents of which everything is written to disk; of later ones only the report is."""
+    """Incidents that have a folder on disk. Once there are as many, later steps that were left out
+    get none, and a return to a snapshot takes the place of a step that was left out."""
 
     def __post_init__(self) -> None:
         as_policy(self.policy)

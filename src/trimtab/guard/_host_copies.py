@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from trimtab.guard._leaves import copy_all
 
@@ -80,12 +81,17 @@ class Copier:
     What only an update writes to is copied beside the next forward and backward pass;
     `before_update` makes the update wait, on the device, until that is done. Everything else (a
     forward pass writes to buffers) is copied in the order of the step.
+
+    Args:
+        optimizers: Whose steps wait, whoever makes them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, optimizers: Sequence[Optimizer] = ()) -> None:
+        self._optimizers, self._hooked = list(optimizers), False
         self._streams: dict[torch.device, Any] = {}
         self._pending: list[tuple[torch.device, Any]] = []
         self._sources: list[Tensor] = []  # alive until copied
+        self._timed: list[tuple[Any, Any]] = []
 
     def copy(
         self, sources: Sequence[Tensor], targets: Sequence[Tensor], late: Sequence[bool]
@@ -122,13 +128,31 @@ class Copier:
         stream = self._streams[device] if later else main
         stream.wait_stream(main)
         with torch.cuda.stream(stream):
+            began, ended = _event(), _event()
+            began.record(stream)
             copy_all(into, of)
-            event = torch.cuda.Event()  # type: ignore[no-untyped-call] # untyped in torch
-            event.record(stream)
+            ended.record(stream)
         if later:
-            self._pending.append((device, event))
+            self._watch_updates()
+            self._pending.append((device, ended))
             self._sources += of
-        return event
+            self._timed.append((began, ended))
+        return ended
+
+    def _watch_updates(self) -> None:
+        """Wait before every step of the optimizers: replays make some too."""
+        if not self._hooked:
+            self._hooked = True
+            for optimizer in self._optimizers:
+                register = getattr(optimizer, "register_step_pre_hook", None)
+                if register is not None:  # a framework's wrapper may have none
+                    register(lambda *_: self.before_update())
+
+    def seconds_beside(self) -> float:
+        """Return how long the last finished copies took beside the step, and forget them."""
+        done = [(began, ended) for began, ended in self._timed if ended.query()]
+        self._timed = [pair for pair in self._timed if pair not in done]
+        return max((began.elapsed_time(ended) / 1e3 for began, ended in done), default=0.0)
 
     def before_update(self) -> None:
         """Let what the devices do next wait for the copies; the host waits for nothing."""
@@ -136,3 +160,7 @@ class Copier:
             torch.cuda.current_stream(device).wait_event(event)
         self._pending.clear()
         self._sources.clear()
+
+
+def _event() -> Any:
+    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call] # untyped in torch

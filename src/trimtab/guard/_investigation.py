@@ -10,6 +10,7 @@ from typing import Any, Final, Protocol
 
 from trimtab.findings import Evidence, Finding, Fix
 from trimtab.guard._change import Change
+from trimtab.guard._frozen import Frozen
 from trimtab.guard._incident import Experiment
 from trimtab.guard._incident_rule import IncidentRule
 from trimtab.guard._policy import Limits
@@ -165,21 +166,36 @@ class Investigation:
         near = self.level + max(NEARLY * self.spread, 0.1 * abs(self.level))
         return not self.agree(not probe <= min(self.limits.loss, near))
 
+    def can_replay(self, steps: Sequence[TapeStep]) -> bool:
+        """Tell whether nothing is known to speak against making steps again, on any rank."""
+        computes = [micro.compute for step in steps for micro in step.micro_steps]
+        spoilt = any(isinstance(each, Frozen) and each.why_not() for each in computes)
+        return not self.agree(spoilt)
+
     def run(self) -> Verdict:
         """Find the cause, and leave the state that the run shall go on from."""
+        if not self.can_replay(self.steps):
+            return self._unexplained()
+        try:
+            return self._look() or self._unexplained()
+        except OutOfTimeError:
+            why = "the time was up"
+        except Exception as error:  # noqa: BLE001 # the user's code raised: go back all the same
+            why = f"{type(error).__name__}: {error}"
+        finally:
+            self._near_ring = self._near = None
+        row = self.row(Change(), [], [], math.nan, 0.0, healed=False, note=f"broken off: {why}")
+        self.done.append(row)
+        return self._unexplained()
+
+    def _look(self) -> Verdict | None:
         began = time.perf_counter()
         probe = self.probe()
         if self.clean and self.is_sound(probe):
             return self._of_data(probe, time.perf_counter() - began)
         if self.base is None or not self.steps:
-            return self._unexplained()
-        try:
-            found = self._replay_as_it_was() or self._try_changes()
-        except OutOfTimeError:
-            found = None
-        finally:
-            self._near_ring = self._near = None
-        return found or self._unexplained()
+            return None
+        return self._replay_as_it_was() or self._try_changes()
 
     # The state is sound: the batches are at fault, or their precision.
 
@@ -338,7 +354,7 @@ class Investigation:
 
     def _unexplained(self) -> Verdict:
         self._to_base()
-        lost = [s.number for s in self.steps]
+        lost = [s.number for s in (self.bad if self.base is None else self.steps)]
         return self._verdict(UnexplainedIncident(), None, restored=self.base is not None, lost=lost)
 
     def row(

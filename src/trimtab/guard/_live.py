@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from trimtab.checkpoint import random_state, restore_random_state
 from trimtab.errors import ConfigError, StateError
+from trimtab.guard._host_copies import Copier
 from trimtab.guard._leaves import InPlace, Leaf, copy_all, fits, put_together, rebuilt, take_apart
 from trimtab.signals import unwrapped
 from trimtab.signals._sample import local
@@ -96,6 +97,8 @@ class LiveState:
                         "it out."
                     )
         self.model, self.optimizers, self.parts = model, list(optimizers), dict(parts)
+        self.copier = Copier(self.optimizers)
+        """Makes the copies: one for all, so that an update waits for whoever has asked for them."""
 
     @property
     def nbytes(self) -> int:

@@ -26,6 +26,8 @@ class Rates:
         """Largest rate of any group; lifted when the schedule asks for less by itself."""
         self.factor = 1.0
         """What every rate is multiplied by."""
+        self.used: list[float] | None = None
+        """Rates of all groups in the last step; None if they were the schedule's own."""
         self._before: list[tuple[dict[str, Any], Any]] = []
 
     @property
@@ -39,8 +41,10 @@ class Rates:
 
     def lower(self) -> None:
         """Set the rates for the step that is about to be made."""
+        self.used = None
         if not self.changes:
             return
+        self.used = []
         share = 1.0
         if self._left:
             share = LEAST + (1 - LEAST) * (1 - self._left / self._rewarm)
@@ -51,6 +55,7 @@ class Rates:
                 rate = float(old) * self.factor * share
                 if self.cap is not None:
                     rate = min(rate, self.cap)
+                self.used.append(rate)
                 group["lr"] = old.new_full(old.shape, rate) if hasattr(old, "new_full") else rate
 
     def put_back(self, *, stepped: bool) -> None:

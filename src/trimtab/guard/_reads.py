@@ -80,8 +80,10 @@ def _walk(code: CodeType) -> Iterator[Read | tuple[Kind | None, str]]:
             waiting = [Read(_NAMES[step.opname], str(step.argval), None)]
         elif step.opname in _STORES:
             yield _STORES[step.opname], str(step.argval)
-        elif step.opname.startswith("LOAD_FAST") and step.opname != "LOAD_FAST_AND_CLEAR":
-            # From 3.13 on, one instruction may load two.
+        elif "LOAD_FAST" in step.opname and step.opname != "LOAD_FAST_AND_CLEAR":
+            # From 3.13 on, one instruction may load two, or store one and load another, and cells
+            # for functions within are loaded like this too.
             names = step.argval if isinstance(step.argval, tuple) else (step.argval,)
-            waiting = [Read("local", str(n), None) for n in names]
+            names = names[1:] if step.opname.startswith("STORE") else names
+            waiting = [Read("local", str(n), None) for n in names if n not in code.co_freevars]
     yield from waiting

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from trimtab.checkpoint._tree import flatten
 from trimtab.errors import ConfigError, StateError
-from trimtab.guard._host_copies import Copier, Pool, keys_of, storage_bytes
+from trimtab.guard._host_copies import Pool, keys_of, storage_bytes
 from trimtab.guard._host_memory import snapshot_budget_bytes
 from trimtab.guard._leaves import put_together
 from trimtab.guard._live import LiveState, OptimizerReading, Reading
@@ -151,7 +151,7 @@ class SnapshotRing:
         self.copy_seconds: list[float] = []
         """What the last copies took of the step."""
         self.num_taken = 0
-        self._pool, self._copier = Pool(), Copier()
+        self._pool = Pool()
         self._slowest = slowest or (lambda value: value)
         self._room = slots
         self._largest = 0
@@ -191,15 +191,19 @@ class SnapshotRing:
         """
         began = time.perf_counter()
         self._now = self._last = step
+        beside = self.live.copier.seconds_beside()
         reading = self.live.read()
         if not self._make_room(reading.tensors):
             return None
         targets = self._pool.lend(reading.tensors, self.memory_bytes)
-        events = self._copier.copy(reading.tensors, targets, reading.late)
+        events = self.live.copier.copy(reading.tensors, targets, reading.late)
         snapshot = Snapshot(step, reading, targets, events)
         self.snapshots.append(snapshot)
         self.num_taken += 1
-        self._plan_next(time.perf_counter() - began)
+        # Of a copy beside the step only what the update has to wait for costs time; forward and
+        # backward pass, which do not wait, are more than half of a step.
+        waited = max(0.0, beside - self._step_seconds / 2) if beside else 0.0
+        self._plan_next(time.perf_counter() - began + waited)
         return snapshot
 
     def _make_room(self, tensors: Sequence[Tensor]) -> bool:
@@ -263,7 +267,7 @@ class SnapshotRing:
 
     def before_update(self) -> None:
         """Let the next optimizer step wait, on the device, for copies of what it writes to."""
-        self._copier.before_update()
+        self.live.copier.before_update()
 
     def restore(self, snapshot: Snapshot) -> None:
         """Put everything back as it was, bit for bit; a snapshot serves any number of times.
@@ -277,7 +281,7 @@ class SnapshotRing:
             StateError: The ring has dropped it, or the model was changed since; nothing is changed.
         """
         stored = snapshot.stored()
-        self._copier.before_update()
+        self.live.copier.before_update()
         self.live.write(snapshot.reading, stored)
 
     def confirm(self, until: int) -> None:

@@ -16,8 +16,8 @@ class Spike(Policy):
     """Flags steps whose loss or gradient norm lies far above those accepted before.
 
     Judged is the height above a moving level, on a scale that is logarithmic for norms, and for
-    losses down to a twentieth of the first one. A value is an outlier if its height exceeds
-    `loss_z` or `norm_z` standard deviations and twice the height of the highest that was accepted
+    losses down to a tenth of the first one. A value is an outlier if its height exceeds
+    `loss_z` or `norm_z` standard deviations and is 1.8 times that of the highest that was accepted
     lately, since sound losses have long tails. Low values never are.
 
     Flagged values do not enter these statistics, so that no outlier makes room for the next; nor

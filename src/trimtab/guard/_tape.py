@@ -55,6 +55,8 @@ class TapeStep:
     skipped: bool
     flagged: bool
     """Whether a policy called it out of line."""
+    norm_limit: float | None = None
+    """Norm to which its gradients were clipped besides, since an earlier incident."""
     nbytes: int = field(default=0, init=False)
     """Memory that its batches and random states hold; the tape fills it in."""
 

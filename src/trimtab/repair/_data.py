@@ -9,7 +9,7 @@ from torch import Tensor
 
 from trimtab.engine import TrainingSetup
 from trimtab.repair._edit import Edit
-from trimtab.repair._remedy import Order, remedy
+from trimtab.repair._remedy import Order
 from trimtab.repair._scaled import Scaled, first_tensor
 
 Pair = tuple[Any, Any]
@@ -45,7 +45,6 @@ class Changed:
         return self.change(iter(self.source))
 
 
-@remedy("filter_nonfinite")
 def filter_nonfinite(setup: TrainingSetup, _order: Order) -> list[Edit]:
     """Leave out examples of which an input or a target is not finite."""
 
@@ -81,7 +80,6 @@ def _finite_rows(x: Any, y: Any) -> Tensor | None:
     return rows
 
 
-@remedy("skip_batch", "align_batches")
 def align_batches(setup: TrainingSetup, _order: Order) -> list[Edit]:
     """Bring batches whose inputs or targets are far off the usual scale back to it."""
     usual: list[list[tuple[float, float]]] = [[], []]
@@ -119,7 +117,6 @@ def _aligned(value: Any, usual: list[tuple[float, float]]) -> Any:
     return ((value - mean) / spread * wide + middle).to(value.dtype)
 
 
-@remedy("shuffle_batches")
 def shuffle_batches(setup: TrainingSetup, _order: Order) -> list[Edit]:
     """Mix the examples of a pass over the data, in an order of its own each time."""
     generator = torch.Generator().manual_seed(0)
@@ -131,9 +128,10 @@ def shuffle_batches(setup: TrainingSetup, _order: Order) -> list[Edit]:
                 continue
             x, y = torch.cat([p[0] for p in pool]), torch.cat([p[1] for p in pool])
             order = torch.randperm(len(x), generator=generator).to(x.device)
-            for rows in order.split(len(pool[0][0])):
-                if len(rows) == len(pool[0][0]):
-                    yield x[rows], y[rows.to(y.device)]
+            size = len(pool[0][0])
+            for i in range(len(x) // size):
+                rows = order[i * size : (i + 1) * size]
+                yield x[rows], y[rows.to(y.device)]
 
     setup.batches = Changed(setup.batches, change)
     return [
@@ -146,7 +144,6 @@ def shuffle_batches(setup: TrainingSetup, _order: Order) -> list[Edit]:
     ]
 
 
-@remedy("join_batches")
 def join_batches(setup: TrainingSetup, order: Order) -> list[Edit]:
     """Make one batch of several."""
     times = int(order.args.get("times", 16))
@@ -178,7 +175,6 @@ def _is_tabular(pool: Sequence[Pair]) -> bool:
     return len(shapes) == 1 and all(x.ndim and y.ndim and len(x) == len(y) for x, y in pool)
 
 
-@remedy("rescale_labels")
 def rescale_labels(setup: TrainingSetup, order: Order) -> list[Edit]:
     """Let labels begin at 0, and those of a binary loss end at 1."""
     seen = [t for t in (first_tensor(y) for _, y in order.sample) if t is not None and t.numel()]
@@ -207,7 +203,6 @@ def rescale_labels(setup: TrainingSetup, order: Order) -> list[Edit]:
     ]
 
 
-@remedy("normalise_inputs")
 def normalise_inputs(setup: TrainingSetup, order: Order) -> list[Edit]:
     """Let the model standardise its first input by itself, feature by feature."""
     found = _moments([x for x, _ in order.sample])
@@ -226,7 +221,6 @@ def normalise_inputs(setup: TrainingSetup, order: Order) -> list[Edit]:
     ]
 
 
-@remedy("scale_targets")
 def scale_targets(setup: TrainingSetup, order: Order) -> list[Edit]:
     """Let the model answer in standardised units, and compare there; outputs stay as they were."""
     seen = [t for t in (first_tensor(y) for _, y in order.sample) if t is not None]

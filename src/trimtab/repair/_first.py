@@ -1,6 +1,7 @@
 """The run as it is: trained like any plain loop, examined on the way, stopped if it is lost."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -49,7 +50,8 @@ class First:
     rates: list[tuple[float, float]] = field(default_factory=list)
     """Learning rate and loss of each step that was recorded."""
     adversary: bool = False
-    """Whether the loop body steps another optimizer as well."""
+    """Whether the loop body steps another optimizer as well, or learns from several losses: then
+    no other loop body can take its place."""
 
 
 class FirstRun:
@@ -94,7 +96,7 @@ class FirstRun:
             self._examine()
             first.good = self._is_good()
         first.sample = self.batches.kept
-        first.adversary = log.adversary
+        first.adversary = log.adversary or _has_parts(log)
         rates = self.judge.history.series("learning_rate")
         losses = self.judge.history.series("loss")
         at = dict(zip(losses.steps.tolist(), losses.values.tolist(), strict=True))
@@ -112,11 +114,14 @@ class FirstRun:
 
     def _is_lost(self) -> bool:
         """Tell whether there is no use in going on."""
+        log = self.watched.log
+        adversary = log.adversary
         with seeded(self.seed):
             self._examine()
+            log.adversary = adversary  # what examines makes steps with optimizers of its own
             if self.goal.reached(self.first.metric):
                 return False
-            return is_certain(self.first.findings, self.first.outcome, self.watched.log)
+            return is_certain(self.first.findings, self.first.outcome, log)
 
     def _is_good(self) -> bool:
         log, first = self.watched.log, self.first
@@ -207,6 +212,13 @@ def is_certain(findings: Sequence[Finding], outcome: Outcome, log: Log) -> bool:
     if any(is_cause(f, findings) for f in findings):
         return True
     return outcome.learned_nothing and any(f.code not in VAGUE for f in findings)
+
+
+def _has_parts(log: Log) -> bool:
+    """Tell whether one call of the loop body makes several backward passes."""
+    events = [] if log.trace is None else log.trace.events
+    calls = Counter(event.call for event in events if event.kind == "backward")
+    return max(calls.values(), default=0) > 1
 
 
 def _state_of(job: Job) -> State:

@@ -9,6 +9,7 @@ from torch import nn
 
 from trimtab.checkpoint import seeded
 from trimtab.diagnosis import Outcome
+from trimtab.diagnosis._outcome import LEARNED
 from trimtab.errors import ConfigError
 
 Metric = Callable[[nn.Module], float]
@@ -16,6 +17,9 @@ Metric = Callable[[nn.Module], float]
 
 FORWARD = 0.5
 """Share of the way to the target after which a trial need not be compared with others."""
+
+HOPE = 0.1
+"""Share of the way to the target below which a trial is no better than the run itself."""
 
 LEARNED_MUCH = 0.5
 """The same without a target: share of the loss that was learned."""
@@ -80,11 +84,23 @@ class Goal:
             value: Of the trial.
             base: Of the run without the change.
         """
+        return self._is_ahead(value, base, FORWARD, LEARNED_MUCH)
+
+    def is_hopeful(self, value: float, base: float) -> bool:
+        """Tell whether a short trial is worth a whole run.
+
+        Args:
+            value: Of the trial.
+            base: Of the run without the change.
+        """
+        return self._is_ahead(value, base, HOPE, LEARNED)
+
+    def _is_ahead(self, value: float, base: float, share: float, learned: float) -> bool:
         if not math.isfinite(value):
             return False
         if self.target is None:
-            return self.metric is None and value >= LEARNED_MUCH
+            return self.metric is None and value >= learned
         target = self.target if self.higher_is_better else -self.target
         if not math.isfinite(base):
             return value >= target
-        return value >= base + FORWARD * (target - base)
+        return value >= base + share * (target - base)

@@ -11,7 +11,7 @@ from trimtab.diagnosis._trials import weaken_dropout
 from trimtab.engine import TrainingSetup
 from trimtab.repair._edit import Edit
 from trimtab.repair._optimizers import adopt
-from trimtab.repair._remedy import Order, remedy
+from trimtab.repair._remedy import Order
 
 ACTIVATIONS: Final[dict[str, type[nn.Module]]] = {
     "GELU": nn.GELU,
@@ -24,7 +24,6 @@ REPLACED: Final = (*BOUNDED, nn.ReLU, nn.ReLU6, nn.ELU, nn.LeakyReLU)
 _NORMS: Final = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
 
 
-@remedy("reinitialise", "initialise")
 def reinitialise(setup: TrainingSetup, _order: Order) -> list[Edit]:
     """Draw fresh initial weights, each layer by the activation that follows it."""
     draw_anew(setup.model)
@@ -39,7 +38,6 @@ def reinitialise(setup: TrainingSetup, _order: Order) -> list[Edit]:
     ]
 
 
-@remedy("shrink_head")
 @torch.no_grad()
 def shrink_head(setup: TrainingSetup, _order: Order) -> list[Edit]:
     """Draw the last layer's weights small, so that the first outputs are."""
@@ -63,7 +61,6 @@ def shrink_head(setup: TrainingSetup, _order: Order) -> list[Edit]:
     ]
 
 
-@remedy("replace_activation")
 def replace_activation(setup: TrainingSetup, order: Order) -> list[Edit]:
     """Put another activation in the place of all of one `kind`, or of that at `site`.
 
@@ -106,7 +103,6 @@ def _hidden_activations(
     ]
 
 
-@remedy("insert_norms")
 def insert_norms(setup: TrainingSetup, _order: Order) -> list[Edit]:
     """Put a LayerNorm (after convolutions a GroupNorm) before each activation in a sequence."""
     if any(isinstance(m, _NORMS) for m in setup.model.modules()):
@@ -143,7 +139,6 @@ def _with_norms(sequence: nn.Sequential) -> int:
     return added
 
 
-@remedy("set_dropout")
 def set_dropout(setup: TrainingSetup, order: Order) -> list[Edit]:
     """Let no dropout layer drop more than a tenth."""
     before = [p for _, p in _dropouts(setup.model)]
@@ -169,7 +164,6 @@ def _dropouts(model: nn.Module) -> Iterator[tuple[str, float]]:
             yield name, module.p
 
 
-@remedy("set_batchnorm_momentum")
 def set_batchnorm_momentum(setup: TrainingSetup, _order: Order) -> list[Edit]:
     """Give each BatchNorm torch's own momentum of 0.1."""
     norms = [m for m in setup.model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
@@ -189,7 +183,6 @@ def set_batchnorm_momentum(setup: TrainingSetup, _order: Order) -> list[Edit]:
     ]
 
 
-@remedy("train_mode")
 def train_mode(setup: TrainingSetup, _order: Order) -> list[Edit]:
     """Train in training mode, whatever the loop body sets."""
     was = setup.model.training
@@ -208,7 +201,6 @@ def train_mode(setup: TrainingSetup, _order: Order) -> list[Edit]:
     )
 
 
-@remedy("register_modules")
 def register_modules(setup: TrainingSetup, _order: Order) -> list[Edit]:
     """Turn lists and dicts of modules into what PyTorch knows, and let the optimizer train them."""
     found = []
@@ -242,7 +234,6 @@ def _as_modules(value: Any) -> nn.Module | None:
     return None
 
 
-@remedy("keep_float32_master", "set_precision", "use_float32")
 def use_float32(setup: TrainingSetup, _order: Order) -> list[Edit]:
     """Keep weights in float32, and convert inputs of another type to it."""
     kinds = {p.dtype for p in setup.model.parameters() if p.is_floating_point()}

@@ -8,7 +8,7 @@ from torch import nn
 from trimtab.diagnosis._reach import reachable
 from trimtab.engine import TrainingSetup
 from trimtab.repair._edit import Edit
-from trimtab.repair._remedy import Order, remedy
+from trimtab.repair._remedy import Order
 
 CORRECT: Final = """\
 optimizer.zero_grad()
@@ -35,7 +35,6 @@ _WHY: Final = {
 """What was wrong, by the code of the finding."""
 
 
-@remedy("plain_loop", "clear_gradients", "zero_gradients", "negate_loss")
 def plain_loop(setup: TrainingSetup, order: Order) -> list[Edit]:
     """Replace the loop body by a correct one in float32, with the schedule that it moved."""
     edits = _minimise(setup)
@@ -84,7 +83,6 @@ def _minimise(setup: TrainingSetup) -> list[Edit]:
     ]
 
 
-@remedy("clip_gradients")
 def clip_gradients(setup: TrainingSetup, order: Order) -> list[Edit]:
     """Clip the joint norm of the gradients to `max_norm` right before each step."""
     max_norm = float(order.args.get("max_norm", 1.0))
@@ -105,7 +103,6 @@ def clip_gradients(setup: TrainingSetup, order: Order) -> list[Edit]:
     ]
 
 
-@remedy("skip_nonfinite")
 def skip_nonfinite(setup: TrainingSetup, _order: Order) -> list[Edit]:
     """Leave out steps whose gradients are not finite."""
 

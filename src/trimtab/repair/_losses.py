@@ -20,7 +20,7 @@ from trimtab.preflight._loss_calls import (
 )
 from trimtab.repair._data import scale_targets
 from trimtab.repair._edit import Edit
-from trimtab.repair._remedy import Order, remedy
+from trimtab.repair._remedy import Order
 from trimtab.repair._scaled import Scaled, first_tensor
 
 _ENDS: Final = (nn.Softmax, nn.LogSoftmax, nn.Sigmoid, nn.ReLU, nn.Tanh, nn.Softplus, nn.Hardtanh)
@@ -32,7 +32,6 @@ _TINY: Final = 1e-12
 Loss = Callable[..., Tensor]
 
 
-@remedy("fit_output")
 def fit_output(setup: TrainingSetup, order: Order) -> list[Edit]:
     """Let output and loss fit: take off what bounds the output, or compare it as what it is."""
     output, call = _asked(setup, order)
@@ -99,7 +98,6 @@ def _use(setup: TrainingSetup, loss_fn: Loss, name: str) -> list[Edit]:
     ]
 
 
-@remedy("usual_loss")
 def usual_loss(setup: TrainingSetup, order: Order) -> list[Edit]:
     """Replace the loss by PyTorch's own for such outputs and targets."""
     output, _ = _asked(setup, order)
@@ -165,7 +163,6 @@ def _into_range(setup: TrainingSetup, order: Order, operation: str) -> list[Edit
     ]
 
 
-@remedy("match_shapes")
 def match_shapes(setup: TrainingSetup, _order: Order) -> list[Edit]:
     """Give the targets the shape of the outputs before they are compared."""
     loss_fn = setup.loss_fn
@@ -187,7 +184,6 @@ def match_shapes(setup: TrainingSetup, _order: Order) -> list[Edit]:
     ]
 
 
-@remedy("divide_loss")
 def divide_loss(setup: TrainingSetup, order: Order) -> list[Edit]:
     """Divide the loss, as by the number of micro-batches that are added up."""
     by, loss_fn = float(order.args.get("by", 1)), setup.loss_fn
@@ -206,7 +202,6 @@ def divide_loss(setup: TrainingSetup, order: Order) -> list[Edit]:
     ]
 
 
-@remedy("mean_loss")
 def mean_loss(setup: TrainingSetup, _order: Order) -> list[Edit]:
     """Take the mean over a batch instead of the sum."""
     loss_fn = setup.loss_fn

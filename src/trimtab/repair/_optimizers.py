@@ -11,12 +11,11 @@ from trimtab.diagnosis._trials import usual_settings as set_usual
 from trimtab.engine import TrainingSetup
 from trimtab.repair._edit import Edit
 from trimtab.repair._rates import job_of
-from trimtab.repair._remedy import Order, remedy
+from trimtab.repair._remedy import Order
 
 _SHOWN: Final = ("betas", "eps", "alpha", "momentum", "nesterov", "dampening", "maximize")
 
 
-@remedy("usual_settings")
 def usual_settings(setup: TrainingSetup, _order: Order) -> list[Edit]:
     """Set betas, epsilon and the like as torch does, and a momentum of 0.9 at the most."""
     before = [dict(group) for group in setup.optimizer.param_groups]
@@ -28,20 +27,17 @@ def usual_settings(setup: TrainingSetup, _order: Order) -> list[Edit]:
     ][: len(_SHOWN)]
 
 
-@remedy("set_weight_decay")
 def set_weight_decay(setup: TrainingSetup, order: Order) -> list[Edit]:
     """Set the weight decay of all param groups that have any."""
     given = order.args.get("weight_decay", order.args.get("value", 0.0))
     return _set(setup, {"weight_decay": float(given)})
 
 
-@remedy("set_eps")
 def set_eps(setup: TrainingSetup, order: Order) -> list[Edit]:
     """Set Adam's epsilon."""
     return _set(setup, {"eps": float(order.args.get("eps", 1e-8))})
 
 
-@remedy("set_beta2")
 def set_beta2(setup: TrainingSetup, order: Order) -> list[Edit]:
     """Set Adam's second beta."""
     beta2 = float(order.args.get("beta2", 0.95))
@@ -54,7 +50,6 @@ def set_beta2(setup: TrainingSetup, order: Order) -> list[Edit]:
     return edits[:1]
 
 
-@remedy("split_weight_decay")
 def split_weight_decay(setup: TrainingSetup, _order: Order) -> list[Edit]:
     """Put biases, norms and other vectors into groups of their own, without decay."""
     new, moved = [], 0
@@ -82,7 +77,6 @@ def split_weight_decay(setup: TrainingSetup, _order: Order) -> list[Edit]:
     ]
 
 
-@remedy("repoint_optimizer", "check_param_groups", "check_optimizer")
 def repoint_optimizer(setup: TrainingSetup, _order: Order) -> list[Edit]:
     """Let the optimizer hold the model's present parameters: all, and no others."""
     own = {id(p): p for p in setup.model.parameters()}
@@ -120,7 +114,6 @@ def adopt(optimizer: torch.optim.Optimizer, params: Iterable[nn.Parameter]) -> i
     return len(new)
 
 
-@remedy("unfreeze")
 def unfreeze(setup: TrainingSetup, _order: Order) -> list[Edit]:
     """Train what is frozen too."""
     frozen = sum(not p.requires_grad for p in setup.model.parameters())
@@ -137,7 +130,6 @@ def unfreeze(setup: TrainingSetup, _order: Order) -> list[Edit]:
     ]
 
 
-@remedy("use_adamw")
 def use_adamw(setup: TrainingSetup, order: Order) -> list[Edit]:
     """Replace the optimizer by AdamW with its usual settings, and drop its schedule."""
     rate = float(order.args.get("lr", 1e-3))

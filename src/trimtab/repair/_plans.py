@@ -4,11 +4,12 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from trimtab.diagnosis._trials import frozen_share, has_odd_inputs, has_unusual_settings
+from trimtab.diagnosis._trials import frozen_share, has_unusual_settings
 from trimtab.diagnosis._weighing import is_cause
 from trimtab.findings import Finding
+from trimtab.repair._apply import REMEDIES
 from trimtab.repair._first import First
-from trimtab.repair._remedy import REMEDIES, Order
+from trimtab.repair._remedy import Order
 from trimtab.repair._scaled import first_tensor
 
 Plan = tuple[Order, ...]
@@ -66,6 +67,12 @@ HOT: Final = frozenset({"TT102", "TT302", "TT306", "TT401", "TT406", "TT407"})
 
 RECIPE_AT: Final = 3
 """Plans that are tried before the recipe, which changes much, and with which nearly all trains."""
+
+FEW: Final = 4
+"""Examples up to which a batch is made larger: Wu & He 2018, arXiv:1803.08494, figure 1."""
+
+ENOUGH: Final = 32
+"""Examples that it is made of then, as Masters & Luschi 2018, arXiv:1804.07612, advise."""
 
 MOSTLY: Final = 0.5
 """Share of frozen parameters from which on training all of them is tried."""
@@ -177,6 +184,11 @@ def _odd(first: First) -> Iterator[list[Order]]:
     maximizes = any(g.get("maximize") for g in setup.optimizer.param_groups)
     if maximizes or (setup.train_step is not None and not first.adversary):
         yield [Order(action="plain_loop")]
+    rows = [
+        len(t) for t in (first_tensor(x) for x, _ in first.sample[:8]) if t is not None and t.ndim
+    ]
+    if rows and max(rows) <= FEW:
+        yield [Order(action="join_batches", args={"times": math.ceil(ENOUGH / max(rows))})]
     if frozen_share(setup.model) > MOSTLY:
         yield [Order(action="unfreeze")]
     if has_unusual_settings(setup.optimizer):
@@ -186,9 +198,9 @@ def _odd(first: First) -> Iterator[list[Order]]:
         yield [Order(action="cap_learning_rate", args={"lr": best or 1e-3})]
     if getattr(setup.loss_fn, "reduction", None) == "sum":
         yield [Order(action="mean_loss")]
-    if has_odd_targets(first):
+    if _is_far([y for _, y in first.sample[:8]], 0.02, 20):
         yield [Order(action="scale_targets")]
-    if has_odd_inputs(first.sample):
+    if _is_far([x for x, _ in first.sample[:8]], 0.1, 5):
         yield [Order(action="normalise_inputs")]
 
 
@@ -239,13 +251,14 @@ def _clipped() -> Order:
     return Order(action="clip_gradients", args={"max_norm": 1.0})
 
 
-def has_odd_targets(first: First) -> bool:
-    """Tell whether regression targets are far from mean 0 and spread 1."""
-    seen = [t for t in (first_tensor(y) for _, y in first.sample[:8]) if t is not None]
+def _is_far(values: Sequence[Any], least: float, most: float) -> bool:
+    """Tell whether inputs or targets of floating point are of another size than is usual."""
+    seen = [t for t in map(first_tensor, values) if t is not None and t.numel()]
     if not seen or not all(t.is_floating_point() for t in seen):
         return False
-    size = max(float(t.abs().mean()) for t in seen)
-    return math.isfinite(size) and not 0.02 < size < 20
+    sizes = [float(t.float().abs().mean()) for t in seen]
+    finite = [size for size in sizes if math.isfinite(size)]
+    return bool(finite) and not least < max(finite) < most
 
 
 def _is_rising(first: First) -> bool:

@@ -10,7 +10,7 @@ from trimtab.diagnosis._reach import reachable, stateful
 from trimtab.diagnosis._trials import scale_rates
 from trimtab.engine import TrainingSetup
 from trimtab.repair._edit import Edit
-from trimtab.repair._remedy import Order, remedy
+from trimtab.repair._remedy import Order
 
 USUAL_RATES = {"SGD": 0.05, "Adam": 1e-3, "AdamW": 1e-3, "RMSprop": 1e-3}
 """Rates at which most models learn: torch's defaults, for SGD that of He et al. 2015 halved."""
@@ -35,7 +35,6 @@ def job_of(setup: TrainingSetup) -> Job:
     )  # fmt: skip
 
 
-@remedy("scale_learning_rate")
 def scale_learning_rate(setup: TrainingSetup, order: Order) -> list[Edit]:
     """Multiply the learning rate, in schedules too, by `factor`."""
     before = rates_of(setup.optimizer)
@@ -43,7 +42,6 @@ def scale_learning_rate(setup: TrainingSetup, order: Order) -> list[Edit]:
     return _changed(setup.optimizer, before)
 
 
-@remedy("set_learning_rate")
 def set_learning_rate(setup: TrainingSetup, order: Order) -> list[Edit]:
     """Give each param group one rate for the whole run: `lr`, or a usual one without it."""
     rate = float(order.args.get("lr") or usual_rate(setup.optimizer))
@@ -53,7 +51,6 @@ def set_learning_rate(setup: TrainingSetup, order: Order) -> list[Edit]:
     return [*_changed(setup.optimizer, before), *edits]
 
 
-@remedy("stretch_schedule", "drop_schedule")
 def drop_schedule(setup: TrainingSetup, _order: Order) -> list[Edit]:
     """Train at the rate that the schedule begins with, instead of a schedule that ends too early.
 
@@ -81,7 +78,6 @@ def drop_schedule(setup: TrainingSetup, _order: Order) -> list[Edit]:
     ]
 
 
-@remedy("cap_learning_rate")
 def cap_learning_rate(setup: TrainingSetup, order: Order) -> list[Edit]:
     """Let no schedule raise the learning rate above `lr`."""
     limit = float(order.args["lr"])
@@ -101,22 +97,23 @@ def cap_learning_rate(setup: TrainingSetup, order: Order) -> list[Edit]:
     ]
 
 
-@remedy("warm_up")
 def warm_up(setup: TrainingSetup, order: Order) -> list[Edit]:
     """Raise the learning rate linearly over the first `steps` steps."""
     steps = max(1, int(order.args.get("steps", 100)))
-    seen = {"steps": 0, "rates": []}
+    rates: list[Any] = []
+    made = 0
 
     def before(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        share = min(1.0, (seen["steps"] + 1) / steps)
-        seen["steps"] += 1
-        seen["rates"] = [group["lr"] for group in optimizer.param_groups]
+        nonlocal made
+        made += 1
+        share = min(1.0, made / steps)
+        rates[:] = [group["lr"] for group in optimizer.param_groups]
         if share < 1:
             for group in optimizer.param_groups:
                 group["lr"] = group["lr"] * share
 
     def after(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        for group, rate in zip(optimizer.param_groups, seen["rates"], strict=True):
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
 
     setup.optimizer.register_step_pre_hook(before)

@@ -1,11 +1,10 @@
-"""The remedies that a program can apply, by the name of their action."""
+"""What a remedy is, and the order to apply one."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from dataclasses import dataclass, field
+from typing import Any
 
 from trimtab.engine import TrainingSetup
-from trimtab.errors import ConfigError
 from trimtab.repair._edit import Edit
 
 
@@ -14,7 +13,7 @@ class Order:
     """A remedy that is to be applied."""
 
     action: str
-    """Key of `REMEDIES`."""
+    """Key of the table of remedies."""
     args: Mapping[str, Any] = field(default_factory=dict)
     site: str = ""
     """Module or parameter that a finding names; empty for the run as a whole."""
@@ -31,42 +30,6 @@ class Order:
 Remedy = Callable[[TrainingSetup, Order], list[Edit]]
 """Changes a fresh setup in place, and returns what it changed; nothing if nothing was to be done.
 """
-
-REMEDIES: Final[dict[str, Remedy]] = {}
-
-
-def remedy(*actions: str) -> Callable[[Remedy], Remedy]:
-    """Enter a function as the remedy for these actions."""
-
-    def enter(function: Remedy) -> Remedy:
-        for action in actions:
-            REMEDIES[action] = function
-        return function
-
-    return enter
-
-
-def apply(
-    setup: TrainingSetup, orders: Sequence[Order], sample: Sequence[tuple[Any, Any]] = ()
-) -> list[Edit]:
-    """Apply remedies to a fresh setup, one after another.
-
-    Args:
-        setup: Changed in place.
-        orders: In the order in which they are applied.
-        sample: Some of its batches, from which means and ranges are taken.
-
-    Raises:
-        ConfigError: There is no such remedy.
-    """
-    edits: list[Edit] = []
-    for order in orders:
-        if order.action not in REMEDIES:
-            raise ConfigError(
-                f"There is no remedy {order.action!r}. Known are: {', '.join(sorted(REMEDIES))}."
-            )
-        edits += REMEDIES[order.action](setup, replace(order, sample=sample))
-    return edits
 
 
 def _short(value: Any) -> str:

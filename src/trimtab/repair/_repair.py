@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Final
 
 from trimtab.checkpoint import seeded
@@ -9,11 +10,11 @@ from trimtab.diagnosis._weighing import is_ailing
 from trimtab.engine import TrainingSetup
 from trimtab.errors import ConfigError
 from trimtab.findings import Finding
+from trimtab.repair._apply import apply
 from trimtab.repair._edit import Edit
 from trimtab.repair._first import First, FirstRun, built
 from trimtab.repair._goal import Goal, Metric
 from trimtab.repair._plans import Plan, candidates, direct, name_of
-from trimtab.repair._remedy import apply
 from trimtab.repair._result import Attempt, RepairResult
 from trimtab.repair._run import Run
 
@@ -27,7 +28,7 @@ MAX_TRIAL: Final = 100
 """Steps of a trial at the most."""
 
 MAX_TRIED: Final = 4
-"""Plans that are tried before the best of them is trained to the end."""
+"""Plans that are tried before the best of them is trained to the end, if it is any better."""
 
 
 def repair(
@@ -147,7 +148,14 @@ class _Repair:
         )
         if first.good:
             return self._result(first, None)
+        if not math.isfinite(base):  # trials are compared with an untrained model then
+            base = self._untrained(first)
         return self._result(first, self._mend(first, base))
+
+    def _untrained(self, first: First) -> float:
+        """Return how good a model is before training."""
+        start = replace(first.outcome, end=first.outcome.start, losses=())
+        return self.goal.value(self.goal.measure(built(self.build, self.seed).model), start)
 
     def _mend(self, first: First, base: float) -> _Tried | None:
         """Return the best that was reached with changes; None if there was no budget for any."""
@@ -174,13 +182,17 @@ class _Repair:
         for plan in plans:
             if name_of(plan) in self.done:
                 continue
-            if len(made) == MAX_TRIED or self.spent + self.trial + rest > self.budget:
+            if self.spent + self.trial + rest > self.budget:
+                break
+            if len(made) >= MAX_TRIED and any(self.goal.is_hopeful(t.value, base) for t in made):
                 break
             tried = self._start(first, plan)
             self.done.add(name_of(plan))
             if not tried.edits:
                 continue
             self._train(tried, self.trial, judged=False)
+            if tried.run.steps == 0:  # it cannot be run like this
+                continue
             made.append(tried)
             if self.goal.is_convincing(tried.value, base):
                 return tried
@@ -198,7 +210,7 @@ class _Repair:
         self.done.add(name_of(tried.plan))
         left = min(self.steps - tried.run.steps, self.budget - self.spent)
         if tried.edits:
-            self._train(tried, left, judged=True)
+            self._train(tried, left, judged=self.goal.target is None)  # else the target decides
         return tried
 
     def _train(self, tried: _Tried, steps: int, *, judged: bool) -> None:

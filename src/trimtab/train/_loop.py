@@ -5,13 +5,21 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import torch
 from rich.markup import escape
 
-from trimtab.checkpoint import load_latest, random_state, restore_random_state, save_checkpoint
+from trimtab.checkpoint import (
+    AsyncCheckpointer,
+    list_checkpoints,
+    load_latest,
+    mark_checkpoint,
+    random_state,
+    restore_random_state,
+)
 from trimtab.engine import Stepper, StepResult
 from trimtab.errors import DivergedError
 from trimtab.findings import Finding, merge
@@ -26,13 +34,22 @@ from trimtab.train._build import (
 )
 from trimtab.train._device import pick_device, pick_precision
 from trimtab.train._folder import RunFolder
-from trimtab.train._interrupt import StopRequest
+from trimtab.train._interrupt import BrokenOff, StopRequest
 from trimtab.train._metrics import MetricsFile, Row
 from trimtab.train._progress import Display
 from trimtab.train._task import Batch, RecipeConfig, Scope, Task
 
 FINAL_LOSS_STEPS: Final = 10
 """Steps whose mean training loss is `final_loss`; that of one step is noise."""
+
+
+@dataclass(frozen=True)
+class _Before:
+    """Where a run was before the step under way."""
+
+    step: int
+    tokens: int
+    random: dict[str, Any]
 
 
 class Training:
@@ -74,6 +91,9 @@ class Training:
         self._seconds_before = 0.0
         self._began = time.perf_counter()
         self._saved_at = -1
+        self._save_s, self._num_incidents = 0.0, 0
+        self._before = _Before(0, 0, random_state())
+        self._checkpointer = AsyncCheckpointer()
         self._metrics = MetricsFile(folder.metrics)
         self._unread: tuple[StepResult, Row] | None = None
         self._disk_failed = False
@@ -96,7 +116,7 @@ class Training:
 
     def resume(self) -> None:
         """Go back to the newest whole checkpoint, and drop the metrics after it."""
-        self.step, model, state = load_latest(self.folder.checkpoints)
+        self.step, model, state = load_latest(self.folder.checkpoints, healthy=True)
         self.task.model.load_state_dict(model)
         self.stepper.load_state_dict(state["stepper"])
         restore_random_state(state["random"])
@@ -118,24 +138,57 @@ class Training:
         """
         self._began = time.perf_counter()
         self.task.model.train()
-        total, every = self.config.run.steps, self.config.run
         try:
-            while self.step < total and not stop:
-                self._train_step()
-                if self.step < total and _is_due(self.step, every.eval_every):
-                    self._validate("quick")
-                if self.step < total and _is_due(self.step, every.save_every):
-                    self.save()
-            if self.step == total:
-                self._validate("full")
-            self.save()
+            return self._run(stop)
         except DivergedError as error:
             self.display.say(f"[red]{escape(str(error))}[/]")
-            self.save()  # the state is that of the last good step
+            self.save(last=True)  # the state is that of the last good step
             return "diverged"
         finally:
             self.close()
+
+    def _run(self, stop: StopRequest) -> str:
+        """Do as `run` says.
+
+        Raises:
+            DivergedError: The run is lost.
+        """
+        total, every = self.config.run.steps, self.config.run
+        try:
+            while self.step < total and not stop:
+                with stop.breakable():
+                    self._train_step()
+                    if self.step < total and _is_due(self.step, every.eval_every):
+                        self._validate("quick")
+                if self.step < total and _is_due(self.step, every.save_every):
+                    self.save()
+                    stop.save_s = self._save_s
+            if self.step == total:
+                with stop.breakable():
+                    self._validate("full")
+        except BrokenOff:
+            return self._break_off()
+        self.save(last=True)
         return "finished" if self.step == total else "interrupted"
+
+    def _break_off(self) -> str:
+        """Save the last whole step after one that was broken off; without it, go by what is saved.
+
+        Returns:
+            How the run ended.
+        """
+        self.task.model.train()
+        if self.stepper.abandon():
+            if self._before.step == self.step:  # else it had ended
+                restore_random_state(self._before.random)
+                self.tokens = self._before.tokens
+            self.save(last=True)
+        else:
+            self.display.say(
+                "[red]An update was broken off, so its step cannot be saved.[/] "
+                "The run goes on from the newest checkpoint."
+            )
+        return "interrupted"
 
     @property
     def findings(self) -> list[Finding]:
@@ -147,6 +200,8 @@ class Training:
         """Write what has not been written yet, and close the files."""
         self._write_row()
         self._metrics.close()
+        with self.on_disk("a checkpoint"):
+            self._checkpointer.close()
         if self.recorder is not None:
             self.recorder.close()
         if self._writer is not None:
@@ -158,6 +213,7 @@ class Training:
         Raises:
             DivergedError: Too many steps in a row were skipped.
         """
+        self._before = _Before(self.step, self.tokens, random_state())
         accumulate = self.config.optimizer.accumulate
         for index in range(self.step * accumulate, (self.step + 1) * accumulate):
             batch = self._to_device(self.task.batch(index))
@@ -166,10 +222,26 @@ class Training:
             self.tokens += weight
         try:
             self._take(self.stepper.step())
+            self._look_back()
         except DivergedError as error:
             if isinstance(error.result, StepResult):
                 self._take(error.result)
             raise
+
+    def _look_back(self) -> None:
+        """Call checkpoints unhealthy that were written after the state the guard went back to."""
+        guard = self.stepper.guard
+        if guard is None or len(guard.incidents) == self._num_incidents:
+            return
+        self._num_incidents = len(guard.incidents)
+        back = guard.incidents[-1].snapshot_step
+        if back is None:
+            return
+        with self.on_disk("a checkpoint"):
+            self._checkpointer.wait()
+            for path in list_checkpoints(self.folder.checkpoints):
+                if int(path.name.removeprefix("step-")) > back:
+                    mark_checkpoint(path, healthy=False)
 
     def _take(self, result: StepResult) -> None:
         """Count a step; its numbers are read when the next one is under way."""
@@ -217,9 +289,15 @@ class Training:
         self._write_row()
         self.display.validated(self.step, self.scores)
 
-    def save(self) -> None:
-        """Write a checkpoint of everything the run depends on, unless this step has one."""
+    def save(self, *, last: bool = False) -> None:
+        """Write a checkpoint of everything the run depends on, unless this step has one.
+
+        Args:
+            last: Wait until it is on the disk; otherwise training goes on meanwhile.
+        """
         self._write_row()
+        with self.on_disk("a checkpoint"):
+            self._finish_saving(wait=last or not self.saved)
         if self.saved:
             return
         state = {
@@ -235,8 +313,9 @@ class Training:
             state["recorder"] = self.recorder.state_dict()
         if self.judge is not None:
             state["judge"] = self.judge.state_dict()
+        began = time.perf_counter()
         with self.on_disk("a checkpoint"):
-            save_checkpoint(
+            self._checkpointer.save(
                 self.folder.checkpoints,
                 self.step,
                 model=self.task.model.state_dict(),
@@ -245,6 +324,22 @@ class Training:
                 healthy=self.stepper.guard is None or self.stepper.guard.healthy,
             )
             self._saved_at = self.step
+            self._finish_saving(wait=last)
+        self._save_s = time.perf_counter() - began
+
+    def _finish_saving(self, *, wait: bool) -> None:
+        """Wait for the checkpoint that is being written.
+
+        Raises:
+            OSError: It could not be written; its step counts as not saved.
+        """
+        if not wait:
+            return
+        try:
+            self._checkpointer.wait()
+        except OSError:
+            self._saved_at = -1
+            raise
 
     @contextmanager
     def on_disk(self, what: str) -> Iterator[None]:

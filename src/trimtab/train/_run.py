@@ -9,6 +9,7 @@ import torch
 from rich.console import Console
 from rich.markup import escape
 
+from trimtab.checkpoint import seeded
 from trimtab.engine import new_run_folder
 from trimtab.train._device import pick_device
 from trimtab.train._folder import RunFolder
@@ -18,7 +19,7 @@ from trimtab.train._metrics import read_metrics
 from trimtab.train._plot import plot_curves
 from trimtab.train._progress import Display
 from trimtab.train._task import Recipe, RecipeConfig
-from trimtab.train._toml import to_toml
+from trimtab.train._toml import to_plain, to_toml
 
 
 def train(
@@ -50,7 +51,7 @@ def train(
     Raises:
         ConfigError: Settings, data or folder cannot work; nothing was written.
     """
-    with _own_random_state(config.run.seed), _threads(config.run.threads):
+    with seeded(config.run.seed), _threads(config.run.threads):
         pick_device(config.run.device)
         config.optimizer.warmup_steps(config.run.steps)
         task = recipe.build(config, torch.Generator().manual_seed(config.run.seed))
@@ -59,6 +60,8 @@ def train(
             folder.create(to_toml(config, recipe=recipe.name))
         display = Display(config.run.steps, unit=task.unit, console=console)
         training = Training(task, config, folder=folder, display=display)
+        if training.stepper.guard is not None:
+            training.stepper.guard.run_config = lambda: {"recipe": recipe.name, **to_plain(config)}
         if resume:
             training.resume()
         _announce(training, recipe, resumed=resume)
@@ -115,16 +118,6 @@ def _conclude(training: Training, recipe: Recipe, stopped: str) -> dict[str, Any
     elif training.recorder is not None:
         training.display.say(f"See every layer of it: trimtab report {shown}")
     return summary
-
-
-@contextmanager
-def _own_random_state(seed: int) -> Iterator[None]:
-    """Seed torch's global generators, which dropout draws from, and put them back afterwards."""
-    with torch.random.fork_rng():
-        torch.default_generator.manual_seed(seed)
-        if torch.cuda.is_available():
-            torch.cuda.manual_seed_all(seed)
-        yield
 
 
 @contextmanager

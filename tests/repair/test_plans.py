@@ -1,0 +1,118 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from trimtab.diagnosis import Outcome
+from trimtab.findings import Evidence, Finding, Fix, Severity, Symptom
+from trimtab.repair._apply import REMEDIES
+from trimtab.repair._first import First
+from trimtab.repair._plans import BY_CODE, boost, candidates, direct, name_of, orders_of, recipe
+
+
+def finding(code, **fields):
+    given = {
+        "name": "x",
+        "severity": Severity.WARNING,
+        "symptom": Symptom.NO_LEARNING,
+        "what": "it is",
+    }
+    return Finding(code=code, **{**given, **fields})
+
+
+@pytest.fixture
+def first(make_setup):
+    return First(make_setup(), outcome=Outcome(None, None, None, (1.0, 1.0)))
+
+
+def names(plans):
+    return [name_of(plan) for plan in plans]
+
+
+def test_every_action_is_known():
+    used = {action for actions in BY_CODE.values() for action in actions}
+    used |= {order.action for order in [*boost(), *recipe()]}
+    assert used <= set(REMEDIES)
+
+
+def test_causes_that_need_no_trial_are_mended_together(first):
+    step = finding("TT420", severity=Severity.ERROR)
+    first.findings = [step, finding("TT401"), finding("TT508")]
+    assert name_of(direct(first)) == "plain_loop, filter_nonfinite"
+    assert direct(first)[0].reason == "TT420"
+    first.findings = [finding("TT201"), finding("TT304")]
+    assert direct(first) == ()
+
+
+def test_the_remedy_of_a_finding_is_taken_where_it_can_be_applied(first):
+    weaker = finding("TT417", remedy=Fix(action="set_weight_decay", args={"value": 0.1}))
+    assert names([orders_of(weaker, first)]) == ["set_weight_decay(value=0.1)"]
+    assert orders_of(finding("TT507"), first) == []
+    assert orders_of(finding("TT207", remedy=Fix(action="detect_anomaly")), first) == []
+
+
+def test_a_first_loss_is_one_of_targets_or_of_weights(first):
+    targets = Evidence(name="RMS of the targets", value=1e4, normal="<= 100")
+    loss = Evidence(name="first loss", value=9.0, normal="<= 3")
+    assert names([orders_of(finding("TT007", evidence=(targets,)), first)]) == ["scale_targets"]
+    assert names([orders_of(finding("TT007", evidence=(loss,)), first)]) == ["shrink_head"]
+
+
+def test_a_rate_that_jumped_is_capped_where_the_loss_was_best(first):
+    first.rates = [(0.01 * 1.1**i, abs(30 - i) + 1.0) for i in range(60)]
+    (order,) = orders_of(finding("TT419"), first)
+    assert order.action == "cap_learning_rate"
+    assert order.args["lr"] == pytest.approx(0.01 * 1.1**28)
+    first.rates = []
+    assert names([orders_of(finding("TT419"), first)]) == ["drop_schedule"]
+
+
+def test_too_large_steps_are_first_made_smaller(first):
+    first.outcome = Outcome(None, None, None, (math.nan,))
+    plans = names(candidates(first, [finding("TT401")], ()))
+    assert plans[:2] == ["scale_learning_rate(factor=0.1)", "scale_learning_rate(factor=0.01)"]
+    assert "align_batches" in plans
+    assert name_of(tuple(recipe())) in plans
+
+
+def test_too_small_steps_are_made_larger_by_what_was_measured(first):
+    low = finding("TT402", remedy=Fix(action="scale_learning_rate", args={"factor": 700.0}))
+    plans = names(candidates(first, [low], ()))
+    assert plans[:2] == ["scale_learning_rate(factor=700)", "scale_learning_rate(factor=7e+03)"]
+
+
+def test_what_is_odd_is_tried_early(make_setup, task):
+    setup = make_setup(
+        optimizer=lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.999, maximize=True),
+        loss_fn=nn.MSELoss(reduction="sum"),
+    )
+    setup.model.requires_grad_(False)
+    pairs = [(100 * x, 1000 * y) for x, y in task.pairs]
+    first = First(setup, outcome=Outcome(None, None, None, (1.0,)), sample=pairs)
+    plans = names(candidates(first, [], ()))
+    assert [p for p in plans if "," not in p][:6] == [
+        "plain_loop",
+        "unfreeze",
+        "usual_settings",
+        "mean_loss",
+        "scale_targets",
+        "normalise_inputs",
+    ]
+
+
+def test_every_plan_begins_with_what_has_helped(first):
+    base = tuple(orders_of(finding("TT003"), first))
+    plans = names(candidates(first, [], base))
+    assert plans[0] == (
+        "repoint_optimizer, use_adamw(lr=0.003), warm_up(steps=10), clip_gradients(max_norm=1)"
+    )
+    assert all(p.startswith("repoint_optimizer, ") for p in plans)
+    assert len(plans) == len(set(plans))
+
+
+def test_a_game_of_two_keeps_its_loop(first):
+    first.adversary = True
+    first.setup.train_step = print
+    plans = names(candidates(first, [], ()))
+    assert not [p for p in plans if "plain_loop" in p or "use_adamw" in p]
