@@ -5,7 +5,7 @@ bursts of bad batches that stand out, it sees more to their last than OLMo's rul
 rule as published, ZClip's z-score, the z-score over moving averages that many trainers have, and
 median and deviation of a window. All see the same numbers: runs are recorded once, without a guard,
 and a faulty batch is measured at the weights of its step, as a policy sees it that has left out
-those before. Seeds 0 and 1 served to choose the default policy's thresholds: they are not used here.
+those before. Seeds 0 and 1 served to choose the default policy's thresholds, and are not used here.
 
     python benchmarks/policies.py
 """
@@ -497,11 +497,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads or 1)
-    traces = {
-        (name, seed): record(run, seed)
-        for name, run in RUNS.items()
-        for seed in range(options.seeds)
-    }
+    seeds = range(2, 2 + options.seeds)
+    traces = {(name, seed): record(run, seed) for name, run in RUNS.items() for seed in seeds}
     results = {name: evaluate(make, traces) for name, make in CONTENDERS.items()}
     show(results)
     each = {

@@ -232,6 +232,12 @@ def test_summary_counts_what_runs_are_worth():
     assert line["excess_worst"] == math.inf
     assert (line["within_goal"], line["finite"], line["recovered"], line["right"]) == (1, 1, 1, 1)
     assert line["causes"] == ["None", "bad-batch"]
+    job = bench.make_job("cnn", "nan-batch", "stepper", 0)
+    assert "right" not in measures.row(job, lost, clean, harmless=True)
+    assert measures.row(job, good, clean, harmless=True)["right"]
+    assert measures.is_harmless(good, clean)
+    assert not measures.is_harmless(lost, clean)
+    assert not measures.is_harmless(good | {"validation": 2.03}, clean)
     assert measures.overall([line])["stepper"] == {
         "runs": 2,
         "within_goal": 0.5,

@@ -78,7 +78,7 @@ def _nan_batch(batch: Batch, _random: torch.Generator) -> Batch:
         x = x.clone()
         x[0] = torch.nan
         return x, y, scale
-    return x, torch.full_like(y, -100), scale  # no token counts: the mean of none is 0 / 0
+    return x, torch.full_like(y, -100), scale  # no token counts
 
 
 def _times_1000(batch: Batch, _random: torch.Generator) -> Batch:
@@ -156,7 +156,7 @@ def _send_noise(gradient: Tensor, random: torch.Generator) -> None:
 
 _CORRUPTED: Final = frozenset({"state-corrupted"})
 _BATCH: Final = frozenset({"bad-batch"})
-_JUMP: Final = frozenset({"learning-rate-jump"})
+_JUMP: Final = frozenset({"rate-jump", "learning-rate-jump"})
 _OVERFLOW: Final = frozenset({"precision-overflow"})
 
 FAULTS: Final[dict[str, Fault]] = {

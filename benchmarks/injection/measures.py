@@ -44,22 +44,47 @@ def recovery(losses: Sequence[float], clean: Sequence[float], fault: str, seed: 
     return None if away == after[-1] else away + 1 - start
 
 
+def excess(outcome: Mapping[str, Any], clean: Mapping[str, Any]) -> float:
+    """Return the final loss over another run's, as a share; infinite if it is not finite."""
+    ratio = outcome["validation"] / clean["validation"]
+    return ratio - 1 if math.isfinite(ratio) else math.inf
+
+
+def is_harmless(outcome: Mapping[str, Any], clean: Mapping[str, Any]) -> bool:
+    """Tell whether an unprotected run bears a fault without any protection."""
+    sound = outcome["finite"] and outcome["buffers_finite"]
+    return bool(sound and excess(outcome, clean) <= GOAL)
+
+
 def row(
-    job: Mapping[str, Any], outcome: Mapping[str, Any], clean: Mapping[str, Any]
+    job: Mapping[str, Any],
+    outcome: Mapping[str, Any],
+    clean: Mapping[str, Any],
+    *,
+    harmless: bool = False,
 ) -> dict[str, Any]:
-    """Return all measures of one run."""
+    """Return all measures of one run.
+
+    Args:
+        job: What was run.
+        outcome: What came of it.
+        clean: What came of the run that it is compared with.
+        harmless: Whether the fault did no harm without protection: who says nothing of it is not
+            wrong then.
+    """
     fault, seed = FAULTS[job["fault"]], job["seed"]
-    validation, best = outcome["validation"], clean["validation"]
-    excess = validation / best - 1 if math.isfinite(validation) else math.inf
     found = {
         **job,
-        "excess": excess,
-        "validation": validation,
+        "excess": excess(outcome, clean),
+        "validation": outcome["validation"],
+        "harmless": harmless,
         "recovered_after": recovery(outcome["losses"], clean["losses"], job["fault"], seed),
         **{k: v for k, v in outcome.items() if k not in {"losses", "validation"}},
     }
     if job["protection"] in OURS and fault.causes:
-        found["cause"], found["right"] = verdict(outcome["incidents"], fault.name, seed)
+        found["cause"], right = verdict(outcome["incidents"], fault.name, seed)
+        if not (harmless and found["cause"] is None):
+            found["right"] = right
     if job["fault"].startswith("clean"):
         kinds = [incident["kind"] for incident in outcome["incidents"]]
         found["rollbacks"] = sum(kind in {"rollback", "stop"} for kind in kinds)
@@ -99,6 +124,8 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 "fault": fault,
                 "protection": protection,
                 "runs": len(found),
+                "judged": len(right),
+                "harmless": sum(r["harmless"] for r in found),
                 "excess_median": median(r["excess"] for r in found),
                 "excess_worst": max(r["excess"] for r in found),
                 "within_goal": sum(r["excess"] <= GOAL for r in found),
@@ -128,19 +155,21 @@ def overall(lines: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
         }
         if judged:
             right = sum(line["right"] for line in judged)
-            table[protection]["right_cause"] = right / sum(line["runs"] for line in judged)
+            table[protection]["right_cause"] = right / sum(line["judged"] for line in judged)
     return table
 
 
 def print_faults(lines: Iterable[Mapping[str, Any]]) -> None:
     """Show one table for each model and fault."""
     for (model, fault), found in group(lines, "model", "fault").items():
-        print(f"\n{model}  {fault}")
+        harmless = sum(line["harmless"] for line in found[:1])
+        note = f"  (harmless in {harmless} of {found[0]['runs']})" if harmless else ""
+        print(f"\n{model}  {fault}{note}")
         print("  protection        median    worst  lost  recovered after   finite  cause")
         for line in found:
             after = line["recovered_after_worst"]
             back = f"{line['recovered']}/{line['runs']}" + (f" ({after})" if after else "")
-            cause = "" if line["right"] is None else f"{line['right']} right"
+            cause = "" if line["right"] is None else f"{line['right']}/{line['judged']} right"
             named = ", ".join(line["causes"])
             print(
                 f"  {line['protection']:<15} {percent(line['excess_median'])} "
@@ -167,10 +196,10 @@ def print_healthy(rows: Iterable[Mapping[str, Any]]) -> None:
     for (protection,), found in group(rows, "protection").items():
         rollbacks = sum(r["rollbacks"] for r in found)
         lost = sum(r["lost"] for r in found)
-        excess = [r["excess"] for r in found]
+        over = [r["excess"] for r in found]
         print(
             f"  {protection:<16} {len(found):6}  {rollbacks:9} {lost:11}  "
-            f"{percent(median(excess))} {percent(max(excess))}"
+            f"{percent(median(over))} {percent(max(over))}"
         )
 
 

@@ -13,11 +13,13 @@ every protection of `protections.py`. The peers run in an interpreter of their o
 out: its distance from the clean run is chance. The fault `disk-full` needs a system that can limit
 the size of files; those named `rank-...` run in two processes.
 
-Columns: `median` and `worst` are the final validation loss over that of the unprotected run without
-a fault, of all seeds; `lost` counts updates that were left out or thrown away; `recovered` the runs
-whose training loss came back to within 2 % of the clean run's for good, and after how many steps at
-most; `finite` those that end with finite parameters and buffers; `cause` says what the first
-incident since the fault was blamed on, and how often that is what was injected.
+Columns: `median` and `worst` are the final validation loss over that of the run without a fault
+under the same protection (clipping alone changes the loss of the GPT by a tenth), of all seeds;
+`lost` counts updates that were left out or thrown away; `recovered` the runs whose training loss
+came back to within 2 % of the clean run's for good, and after how many steps at most; `finite`
+those that end with finite parameters and buffers; `cause` says what the first incident since the
+fault was blamed on, and how often that is what was injected. A fault is harmless if the unprotected
+run ends finite and within 1 %; then it is no mistake to say nothing of it.
 """
 
 import argparse
@@ -39,6 +41,7 @@ from measure import save
 
 from injection.faults import FAULTS, baseline_of
 from injection.measures import (
+    is_harmless,
     overall,
     print_faults,
     print_healthy,
@@ -104,9 +107,15 @@ def healthy_jobs(options: argparse.Namespace) -> list[dict[str, Any]]:
     ]
 
 
-def clean_job(job: dict[str, Any]) -> dict[str, Any]:
-    """Return the unprotected run without a fault that a job is compared with."""
-    return job | {"fault": baseline_of(FAULTS[job["fault"]]), "protection": "none"}
+def clean_job(job: dict[str, Any], protection: str | None = None) -> dict[str, Any]:
+    """Return the run without a fault that a job is compared with; by default, protected alike."""
+    kept = protection or ("none" if job["protection"] == "oracle" else job["protection"])
+    return job | {"fault": baseline_of(FAULTS[job["fault"]]), "protection": kept}
+
+
+def bare_job(job: dict[str, Any]) -> dict[str, Any]:
+    """Return the same run without protection."""
+    return job | {"protection": "none"}
 
 
 def read_answers(path: Path | None) -> Answers:
@@ -218,13 +227,17 @@ def main() -> None:
     jobs = fault_jobs(options)
     healthy = [] if options.no_healthy else healthy_jobs(options)
     done = read_answers(options.keep)
-    everything = [*map(clean_job, [*jobs, *healthy]), *jobs, *healthy]
+    everything = [*map(clean_job, jobs), *map(bare_job, [*map(clean_job, jobs), *jobs, *healthy])]
+    everything += [*jobs, *healthy]
     answer_all(everything, options.peers, options.jobs, done, options.keep)
 
-    def rows(of: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        return [row(job, done[key(job)], done[key(clean_job(job))]) for job in of]
+    def measured(job: dict[str, Any]) -> dict[str, Any]:
+        bare, bare_clean = (done[key(bare_job(j))] for j in (job, clean_job(job)))
+        harmless = is_harmless(bare, bare_clean)
+        return row(job, done[key(job)], done[key(clean_job(job))], harmless=harmless)
 
-    faulty, sound = rows(jobs), rows(healthy)
+    faulty = [measured(job) for job in jobs]
+    sound = [row(job, done[key(job)], done[key(bare_job(job))]) for job in healthy]
     lines = summarise(faulty)
     table = overall(lines)
     print_faults(lines)

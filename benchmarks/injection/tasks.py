@@ -108,7 +108,13 @@ def _held_out_text() -> list[tuple[Tensor, Tensor]]:
 
 
 def _token_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    return functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
+    # A masked mean as many write it by hand: with no token in the mask, 0 / 0 and NaN gradients,
+    # which `ignore_index` of PyTorch's own would not give.
+    counts = targets >= 0
+    each = functional.cross_entropy(
+        logits.float().flatten(0, 1), targets.clamp(min=0).flatten(), reduction="none"
+    )
+    return (each * counts.flatten()).sum() / counts.sum()
 
 
 def _gpt(seed: int) -> nn.Module:

@@ -208,7 +208,7 @@ def in_parts(num, divisor):
 def test_a_loop_body_that_counts_its_calls():
     assert names(audit_accumulation(over_calls(4, 1))) == ["accumulation-not-divided"]
     assert names(audit_accumulation(over_calls(4, 4))) == ["micro-batches-weighed-equally"]
-    equal = Selection(ignore=("TT461",))
+    equal = Selection(ignore=("TT821",))
     assert audit_accumulation(over_calls(4, 4), selection=equal).ok
 
 

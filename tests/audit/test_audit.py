@@ -14,11 +14,11 @@ def test_it_is_told_as_text_and_as_json():
 
     assert not audit.ok
     assert str(audit) == (
-        "TT442 optimizer-not-resumed, step 6\n  what      it begins anew\n\nsteps: 10\n"
+        "TT803 optimizer-not-resumed, step 6\n  what      it begins anew\n\nsteps: 10\n"
     )
     told = json.loads(json.dumps(audit.to_dict()))
     assert (told["subject"], told["ok"], told["facts"]) == ("resume", False, {"steps": 10})
-    assert told["findings"][0]["code"] == "TT442"
+    assert told["findings"][0]["code"] == "TT803"
 
 
 def test_nothing_found():
@@ -29,9 +29,9 @@ def test_nothing_found():
 
 
 def test_silent_rules_are_not_heard_as_consequences_either():
-    inner = finding().with_(code="TT443")
+    inner = finding().with_(code="TT804")
     outer = finding(consequences=(inner,))
 
     assert allowed([outer], Selection()) == [outer]
-    assert allowed([outer], Selection(ignore=("TT442",))) == []
-    assert allowed([outer], Selection(ignore=("TT443",))) == [outer.with_(consequences=())]
+    assert allowed([outer], Selection(ignore=("TT803",))) == []
+    assert allowed([outer], Selection(ignore=("TT804",))) == [outer.with_(consequences=())]

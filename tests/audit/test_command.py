@@ -52,7 +52,7 @@ def codes(*args):
 def test_resume():
     assert codes("resume", "audited:build", "--steps", "6", "--stop", "2") == []
     own = ["--save", "audited:save", "--load", "audited:load"]
-    assert codes("resume", "audited.py:build", *own) == ["TT442"]
+    assert codes("resume", "audited.py:build", *own) == ["TT803"]
 
 
 def test_accumulation():
@@ -62,11 +62,11 @@ def test_accumulation():
 
 
 def test_options_are_handed_on():
-    words = ["--select", "TT44,TT46", "--ignore", "TT445", "--format", "json", "--exit-zero"]
+    words = ["--select", "TT80,TT81", "--ignore", "TT806", "--format", "json", "--exit-zero"]
 
     given = audit_command(["resume", "audited:build", *words])
 
-    assert (given.select, given.ignore) == (["TT44", "TT46"], ["TT445"])
+    assert (given.select, given.ignore) == (["TT80", "TT81"], ["TT806"])
     assert (given.format, given.exit_zero) == ("json", True)
     told = json.loads(show(given.audit(Selection())))
     assert (told["subject"], told["ok"], told["findings"]) == ("resume", True, [])

@@ -1,8 +1,10 @@
 """Small guarded runs whose data depend on the number of the step alone."""
 
 import copy
+import math
 import warnings
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,10 +12,12 @@ import torch
 from torch import nn
 
 from trimtab import StabilityWarning, Stepper
+from trimtab.guard import Change, Limits, MicroStep, TapeStep
+from trimtab.guard._investigation import Investigation
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": lambda p, lr: torch.optim.Adam(p, lr=lr),
-    "adamw fused": lambda p, lr: torch.optim.AdamW(p, lr=lr, fused=True),
+    "adam fused": lambda p, lr: torch.optim.Adam(p, lr=lr, fused=True),
     "sgd": lambda p, lr: torch.optim.SGD(p, lr=10 * lr),
     "momentum": lambda p, lr: torch.optim.SGD(p, lr=lr, momentum=0.9),
 }
@@ -49,6 +53,8 @@ class Job:
             **options,
         )
         self.stepper._at_once = self.stepper._updater.at_once = at_once
+        if self.guard is not None:
+            self.guard.replayer.at_once = at_once
         self.results: list[Any] = []
 
     @property
@@ -158,3 +164,122 @@ def _incidents_may_be_said():
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"TT\d{3} ", StabilityWarning)
         yield
+
+
+class FakeRing:
+    """A snapshot ring that only notes what it was asked for."""
+
+    def __init__(self) -> None:
+        self.restored: list[int] = []
+
+    def take(self, step: int) -> Any:
+        return SimpleNamespace(step=step)
+
+    def restore(self, snapshot: Any) -> None:
+        self.restored.append(snapshot.step)
+
+
+class FakeReplayer:
+    """Makes steps again as a function says, and is sound afterwards where none of them was bad.
+
+    Args:
+        heals: Whether a change, None for none, removes the incident.
+    """
+
+    max_norm = math.inf
+
+    def __init__(self, heals: Callable[[Change], bool], *, caps_attention: bool = False) -> None:
+        self.heals, self.caps_attention = heals, caps_attention
+        self.broken = True
+        self.changes: list[Change] = []
+
+    def run(self, steps, change=None, *, decide=None, after_step=None) -> Any:
+        change = change or Change()
+        self.changes.append(change)
+        self.broken = not self.heals(change)
+        replay = SimpleNamespace(losses=[], norms=[], skipped=[], first_difference=None)
+        if change.is_none and not self.broken:
+            replay.first_difference = steps[0].number
+        for step in steps:
+            if step.number not in change.without:
+                bad = self.broken and step.number >= FIRST_BAD
+                replay.losses.append(90.0 if bad else 1.0)
+                replay.norms.append(70.0 if bad else 2.0)
+                replay.skipped.append(step.skipped if decide is None else bad)
+            if after_step is not None:
+                after_step(step)
+        return replay
+
+    def measure(self, steps, change=None) -> tuple[list[float], list[float]]:
+        healed = change is not None and self.heals(change)
+        loss = 90.0 if self.broken and not healed else 1.0
+        return [loss] * len(steps), [2.0] * len(steps)
+
+
+FIRST_BAD = 61
+
+
+def investigation_of(
+    heals: Callable[[Change], bool],
+    *,
+    rates: Callable[[int], float] = lambda _step: 0.1,
+    precision: Any = "fp32",
+    budget_s: float = 60.0,
+    sound: bool = False,
+    **replayer: Any,
+) -> Investigation:
+    """Return an investigation of an incident at step 61, with a snapshot of step 40.
+
+    Args:
+        heals: Which changes remove it.
+        rates: Learning rate of each step.
+        sound: Whether the state is sound before any replay.
+    """
+    steps = [
+        TapeStep(
+            number=number,
+            micro_steps=[MicroStep(lambda: torch.zeros(()), 1.0, 1.0, None, precision=precision)],
+            settings=[{"lr": rates(number)}],
+            divisor=1.0,
+            loss=90.0 if number >= FIRST_BAD else 1.0 + 0.01 * (number % 3),
+            norm=70.0 if number >= FIRST_BAD else 2.0,
+            skipped=number >= FIRST_BAD,
+            flagged=number >= FIRST_BAD,
+        )
+        for number in range(41, FIRST_BAD + 3)
+    ]
+    fake = FakeReplayer(heals, **replayer)
+    fake.broken = not sound
+    return Investigation(
+        ring=FakeRing(),
+        scratch=FakeRing,
+        replayer=fake,
+        limits=Limits(loss=3.0, norm=5.0, loss_level=1.0, norm_level=2.0),
+        clean=[s for s in steps if s.number < FIRST_BAD][-16:],
+        bad=[s for s in steps if s.number >= FIRST_BAD],
+        steps=steps,
+        base=SimpleNamespace(step=40),
+        first_bad=FIRST_BAD,
+        budget_s=budget_s,
+        agree=lambda yes: yes,
+    )
+
+
+@pytest.fixture
+def investigate() -> Callable[..., Investigation]:
+    return investigation_of
+
+
+@pytest.fixture
+def findings_of() -> Callable[[str], list[Any]]:
+    """Run a rule's example, on a model that is drawn the same every time."""
+
+    def run(source: str) -> list[Any]:
+        namespace: dict[str, Any] = {}
+        with torch.random.fork_rng(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # examples are faulty on purpose
+            torch.random.manual_seed(0)
+            exec(source, namespace)
+        return namespace["findings"]
+
+    return run

@@ -119,10 +119,10 @@ def test_what_is_frequent_is_no_outlier(steps_of, at_once):
 def test_what_is_rare_is_not_accepted(steps_of, at_once):
     policy = Spike(at_once=at_once)
     flags = []
-    for _ in range(15):
+    for _ in range(8):
         flags += judge(policy, [*steps_of(149), (4.0, 5.0)])[-1:]
 
-    assert flags == [1] * 15
+    assert flags == [1] * 8
 
 
 @both_ways

@@ -49,15 +49,15 @@ def test_target():
     assert Goal(len).reached(5.0) is None
 
 
-def test_a_trial_half_way_to_the_target_convinces():
+def test_a_trial_far_on_its_way_to_the_target_convinces():
     goal = Goal(len, 1.0)
     assert goal.is_convincing(0.5, 0.0)
-    assert not goal.is_convincing(0.4, 0.0)
+    assert not goal.is_convincing(0.3, 0.0)
     assert not goal.is_convincing(-math.inf, -math.inf)
     assert not goal.is_convincing(0.5, -math.inf)
     down = Goal(len, 0.1, higher_is_better=False)
     assert down.is_convincing(-0.5, -0.9)
-    assert not down.is_convincing(-0.6, -0.9)
+    assert not down.is_convincing(-0.7, -0.9)
     assert Goal().is_convincing(0.6, 0.0)
     assert not Goal(len).is_convincing(100.0, 0.0)
 
@@ -69,3 +69,13 @@ def test_a_target_needs_a_metric():
         "target=0.9 has to be reached by a metric, but there is none. Pass metric=, a function "
         "that takes the trained model and returns a number."
     )
+
+
+def test_a_trial_that_is_no_better_gives_no_hope():
+    goal = Goal(len, 1.0)
+    assert goal.is_hopeful(0.1, 0.0)
+    assert not goal.is_hopeful(0.05, 0.0)
+    assert Goal(len).is_hopeful(0.1, 0.0)
+    assert not Goal(len).is_hopeful(0.0, 0.0)
+    assert Goal().is_hopeful(0.05, 0.0)
+    assert not Goal().is_hopeful(0.01, 0.0)

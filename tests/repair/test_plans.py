@@ -8,7 +8,9 @@ from trimtab.diagnosis import Outcome
 from trimtab.findings import Evidence, Finding, Fix, Severity, Symptom
 from trimtab.repair._apply import REMEDIES
 from trimtab.repair._first import First
-from trimtab.repair._plans import BY_CODE, boost, candidates, direct, name_of, orders_of, recipe
+from trimtab.repair._plans import BY_CODE, candidates, direct, name_of, orders_of
+from trimtab.repair._remedy import Order
+from trimtab.repair._suspects import boost, recipe
 
 
 def finding(code, **fields):
@@ -116,3 +118,12 @@ def test_a_game_of_two_keeps_its_loop(first):
     first.setup.train_step = print
     plans = names(candidates(first, [], ()))
     assert not [p for p in plans if "plain_loop" in p or "use_adamw" in p]
+
+
+def test_hooks_are_hung_on_the_optimizer_that_stays(first):
+    base = (
+        Order(action="scale_learning_rate", args={"factor": 0.1}),
+        Order(action="clip_gradients", args={"max_norm": 5.0}),
+    )
+    plans = names(candidates(first, [], base))
+    assert plans[0] == "use_adamw(lr=0.003), warm_up(steps=10), clip_gradients(max_norm=1)"

@@ -6,22 +6,22 @@ from trimtab.audit._audit_rule import AccumulationRule, ResumeRule
 from trimtab.audit._comparison import Comparison
 from trimtab.audit._resume import audit_resume
 from trimtab.audit._split import SplitBatch
-from trimtab.audit.tt440_weights_not_resumed import WeightsNotResumed
-from trimtab.audit.tt441_buffers_not_resumed import BuffersNotResumed
-from trimtab.audit.tt442_optimizer_not_resumed import OptimizerNotResumed
-from trimtab.audit.tt443_group_settings_not_resumed import GroupSettingsNotResumed
-from trimtab.audit.tt444_schedule_not_resumed import ScheduleNotResumed
-from trimtab.audit.tt445_random_state_not_resumed import RandomStateNotResumed
-from trimtab.audit.tt446_data_not_resumed import DataNotResumed
-from trimtab.audit.tt447_mode_not_resumed import ModeNotResumed
-from trimtab.audit.tt448_run_not_repeatable import RunNotRepeatable
-from trimtab.audit.tt449_hidden_state_not_resumed import HiddenStateNotResumed
-from trimtab.audit.tt460_steps_not_resumed import StepsNotResumed
-from trimtab.audit.tt461_micro_batches_weighed_equally import MicroBatchesWeighedEqually
-from trimtab.audit.tt462_micro_batches_clipped import MicroBatchesClipped
-from trimtab.audit.tt463_accumulation_misscaled import AccumulationMisscaled
-from trimtab.audit.tt464_batch_statistics_split import BatchStatisticsSplit
-from trimtab.audit.tt465_accumulation_differs import AccumulationDiffers
+from trimtab.audit.tt801_weights_not_resumed import WeightsNotResumed
+from trimtab.audit.tt802_buffers_not_resumed import BuffersNotResumed
+from trimtab.audit.tt803_optimizer_not_resumed import OptimizerNotResumed
+from trimtab.audit.tt804_group_settings_not_resumed import GroupSettingsNotResumed
+from trimtab.audit.tt805_schedule_not_resumed import ScheduleNotResumed
+from trimtab.audit.tt806_random_state_not_resumed import RandomStateNotResumed
+from trimtab.audit.tt807_data_not_resumed import DataNotResumed
+from trimtab.audit.tt808_mode_not_resumed import ModeNotResumed
+from trimtab.audit.tt809_run_not_repeatable import RunNotRepeatable
+from trimtab.audit.tt810_hidden_state_not_resumed import HiddenStateNotResumed
+from trimtab.audit.tt811_steps_not_resumed import StepsNotResumed
+from trimtab.audit.tt821_micro_batches_weighed_equally import MicroBatchesWeighedEqually
+from trimtab.audit.tt822_micro_batches_clipped import MicroBatchesClipped
+from trimtab.audit.tt823_accumulation_misscaled import AccumulationMisscaled
+from trimtab.audit.tt824_batch_statistics_split import BatchStatisticsSplit
+from trimtab.audit.tt825_accumulation_differs import AccumulationDiffers
 
 __all__ = [
     "AccumulationDiffers",

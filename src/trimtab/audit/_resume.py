@@ -18,7 +18,7 @@ from trimtab.audit._control import resumes_with_checkpoint
 from trimtab.audit._random import random_fingerprints
 from trimtab.audit._session import Run, Session, train, watch
 from trimtab.audit._snapshot import others_of
-from trimtab.audit.tt449_hidden_state_not_resumed import HiddenStateNotResumed
+from trimtab.audit.tt810_hidden_state_not_resumed import HiddenStateNotResumed
 from trimtab.checkpoint import seeded
 from trimtab.engine import TrainingSetup
 from trimtab.errors import ConfigError, StateError
@@ -155,7 +155,7 @@ class _Job:
 def _judge(rules: Sequence[ResumeRule], runs: Comparison) -> Iterator[Finding]:
     found = [finding for rule in rules for finding in rule.check(runs)]
     if runs.unrepeated is not None:  # what differs later says nothing
-        yield from (f for f in found if f.code == "TT448")
+        yield from (f for f in found if f.code == "TT809")
         return
     hidden = [r for r in rules if isinstance(r, HiddenStateNotResumed)]
     if not found and hidden and runs.differs_from is not None:

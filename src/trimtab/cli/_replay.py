@@ -100,10 +100,10 @@ def _read(path: Path) -> "Bundle":
     except ConfigError as error:
         for folder in (path, path / "incidents"):
             if inside := list_bundles(folder):
-                raise ConfigError(
-                    f"{path} holds {len(inside)} incidents. Name one of them, such as the newest: "
-                    f"{inside[-1]}."
-                ) from error
+                several = len(inside) > 1
+                held = f"{len(inside)} incidents" if several else "1 incident"
+                name = "Name one, such as the newest" if several else "Name it"
+                raise ConfigError(f"{path} holds {held}. {name}: {inside[-1]}.") from error
         beside = [p.name for p in list_bundles(path.parent)]
         if near := difflib.get_close_matches(path.name, beside, n=1):
             raise ConfigError(f"{error} Did you mean {path.parent / near[0]}?") from error

@@ -182,6 +182,7 @@ class Trim(Uncopied):
         except BaseException:
             self.recorder.close()
             raise
+        self._rerun: Rerun | None = None
         self.guard: Final = self._make_guard(guard, model, optimizers, stateful, config)
         self._tape = LoopTape(self.guard)
         self._hooks = [
@@ -196,6 +197,7 @@ class Trim(Uncopied):
                 knows_loss=lambda: bool(self._losses[1] > 0),
                 note_loss=self.loss,
                 close_tape=partial(self._tape.close, o),
+                ranks=num_ranks(model),
             )
             for which, (o, each) in enumerate(zip(optimizers, self._clippers, strict=True))
         ]
@@ -214,17 +216,19 @@ class Trim(Uncopied):
             return None
         ranks, device = num_ranks(model), self.recorder.device
         parts = {f"clipper{i}": c for i, c in enumerate(self._clippers) if c is not None}
-        replayer = None
         if len(optimizers) == 1:
-            replayer = Rerun(model, guarded[0], clipper=self._clippers[0], recorder=self.recorder)
+            self._rerun = Rerun(
+                model, guarded[0], clipper=self._clippers[0], recorder=self.recorder
+            )
         return ActiveGuard(
             config,
             model,
             optimizers,
             parts={**parts, **stateful},
-            replayer=replayer,
+            replayer=self._rerun,
             folder=lambda: None if self.folder is None else self.folder / "incidents",
             agree=lambda yes: bool(largest(float(yes), device, ranks)),
+            slowest=lambda value: largest(value, device, ranks),
             apply=lambda change: keep_up(model, change),
             run_config=lambda: run_config,
         )
@@ -246,6 +250,11 @@ class Trim(Uncopied):
             self._losses[0] += loss.detach().reshape(()).to(self._losses.device)
             self._losses[1] += 1
         return loss
+
+    @property
+    def is_replaying(self) -> bool:
+        """Whether the guard is making steps again, which are none of the run's."""
+        return self._rerun is not None and self._rerun.active
 
     def _take_loss(self) -> Tensor:
         """Return the mean of the losses noted since the last step; NaN if there is none."""
@@ -487,6 +496,8 @@ class _LossTap(Uncopied):
 
     def __call__(self, module: nn.Module, _args: Any, output: Any) -> None:
         if isinstance(output, Tensor) or not (module.training and torch.is_grad_enabled()):
+            return
+        if self.trim.is_replaying:
             return
         loss = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
         if isinstance(loss, Tensor):

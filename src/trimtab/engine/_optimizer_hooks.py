@@ -9,6 +9,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
+from trimtab.engine import _ranks
 from trimtab.engine._update import Prepared, Updater, record_update
 from trimtab.errors import StateError
 from trimtab.guard import ActiveGuard
@@ -38,6 +39,7 @@ class OptimizerHooks:
         note_loss: Is given what a closure returns.
         close_tape: Returns what a replay of the step needs, given the optimizer's settings and what
             its gradients are divided by; None if that is not known.
+        ranks: Processes that train the model together.
     """
 
     def __init__(
@@ -53,12 +55,14 @@ class OptimizerHooks:
         knows_loss: Callable[[], bool],
         note_loss: Callable[[Tensor], Tensor],
         close_tape: Callable[[float | Tensor], None],
+        ranks: int = 1,
     ) -> None:
         self.optimizer, self.recorder, self.which = optimizer, recorder, which
         self.measures_only: Final = isinstance(optimizer, torch.optim.LBFGS)
         self.clipper: Final = None if self.measures_only else clipper
         self._take_loss, self._note_loss = take_loss, note_loss
         self._knows_loss, self._close_tape = knows_loss, close_tape
+        self._ranks = ranks
         self.guard: Final = None if self.measures_only else guard
         self._some_param = next(p for g in optimizer.param_groups for p in g["params"])
         self._updater = Updater(
@@ -95,6 +99,9 @@ class OptimizerHooks:
         assert self.guard is not None
         loss = self._loss
         known = None if loss is None else torch.as_tensor(loss, device=norm.device)
+        if self._ranks > 1:
+            known, norm = _ranks.mean_loss(known, norm.device), _ranks.worst(norm)
+            self._loss = known
         return self.guard.judge(known, norm, self.which)
 
     def _count(self) -> int:

@@ -56,6 +56,26 @@ def largest_over_ranks(value: float | Tensor, device: torch.device) -> float:
     return float(largest)
 
 
+def worst(norm: Tensor) -> Tensor:
+    """Return the largest norm of any rank, 0-d, infinite if one is not finite.
+
+    Where gradients are exchanged all ranks have the same, unless one of them is at fault; then this
+    lets all of them see it, and decide alike.
+    """
+    seen = torch.where(norm.isfinite(), norm, torch.inf).float()
+    dist.all_reduce(seen, op=dist.ReduceOp.MAX)
+    return seen
+
+
+def mean_loss(loss: Tensor | None, device: torch.device) -> Tensor:
+    """Return the mean loss of the ranks that know theirs, 0-d; NaN if none does."""
+    known = torch.zeros(2, device=device)
+    if loss is not None:
+        known = torch.stack([loss.to(device).float(), torch.ones((), device=device)])
+    dist.all_reduce(known)
+    return torch.where(known[1] > 0, known[0] / known[1], torch.nan)
+
+
 def any_rank(flag: Tensor) -> Tensor:
     """Return whether a flag is set on any rank, 0-d, on its device."""
     number = flag.float()

@@ -67,6 +67,10 @@ class Rerun:
         self.parts: Mapping[str, Any] = dict(parts or {})
         self._device = next(p.device for g in optimizer.param_groups for p in g["params"])
         self._ranks = _ranks.num_ranks(model)
+        self.at_once = self._device.type == "cpu"
+        """Whether the arithmetic of updates is that of a run whose host may look at values."""
+        self.active = False
+        """Whether steps are being made again at this moment."""
         self._folds = folds_steps(optimizer)  # before attach() makes it say so to a GradScaler
 
     def run(
@@ -105,6 +109,11 @@ class Rerun:
         return replay
 
     @property
+    def max_norm(self) -> float:
+        """Norm to which the run clips its gradients anyway; infinite if to none in particular."""
+        return float(getattr(self.clipper, "max_norm", math.inf))
+
+    @property
     def caps_attention(self) -> bool:
         """Whether the model has attention whose logits can be capped and are not."""
         return any(isinstance(m, Attention) and m.softcap is None for m in self.model.modules())
@@ -140,14 +149,14 @@ class Rerun:
         """Make one step again."""
         window, divisor, same = self._backward(step, change, decide)
         loss, weight = window.mean_loss().detach(), window.weight
-        updater = Updater(self.optimizer, self._clipper(change), at_once=True, folds=self._folds)
+        updater = Updater(self.optimizer, self._clipper(change), at_once=self.at_once, folds=self._folds)
         updater.norm_limit = step.norm_limit if change.clip is None else None
         skip = step.skipped
         norm = float("nan")
 
         def judge(loss: Tensor | None, total: Tensor) -> Tensor:
             nonlocal skip, norm
-            norm = float(total)
+            norm = float(total if self._ranks == 1 else _ranks.worst(total))
             if decide is not None:
                 skip = decide(float(loss) if loss is not None else norm, norm)
             return torch.tensor(float(skip))
@@ -253,10 +262,12 @@ class Rerun:
         if not self.model.training:
             self.model.train()
         silent = nullcontext() if self._recorder is None else self._recorder.paused()
+        self.active = True
         try:
             with torch.enable_grad(), silent:
                 yield
         finally:
+            self.active = False
             for module, training in modes:
                 module.training = training
             optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks = hooks
@@ -277,13 +288,18 @@ class Rerun:
                 layer.softcap = old
 
 
-def keep_up(model: nn.Module, change: Change) -> None:
-    """Make a change of the model last: bound the logits of its attention layers."""
+def keep_up(model: nn.Module, change: Change) -> bool:
+    """Make a change of the model last: bound the logits of its attention layers.
+
+    Returns:
+        Whether the change is one of the model.
+    """
     if change.attention_cap is None:
-        return
+        return False
     for module in model.modules():
         if isinstance(module, Attention) and module.softcap is None:
             module.softcap = change.attention_cap
+    return True
 
 
 def _is_bad_again(micro: MicroStep, loss: float, decide: Decide | None) -> bool:

@@ -188,10 +188,16 @@ class Stepper:
                            recorder=self.recorder),
             folder=lambda: None,
             agree=lambda yes: bool(_ranks.largest(float(yes), self._device, ranks)),
+            slowest=lambda value: _ranks.largest(value, self._device, ranks),
             apply=self._keep_up,
         )  # fmt: skip
-        self._updater.judge, self._updater.obeys = guard.judge, guard.acts
+        self._updater.judge, self._updater.obeys = self._judge_step, guard.acts
         return guard
+
+    def _judge_step(self, loss: Tensor | None, norm: Tensor) -> Tensor:
+        """Ask the guard; all ranks with the same numbers."""
+        assert self.guard is not None
+        return self.guard.judge(loss, norm if self._ranks == 1 else _ranks.worst(norm))
 
     def _keep_up(self, change: Change) -> None:
         """Go on with what a replay showed to be sound."""

@@ -40,7 +40,7 @@ class TrainingSetup:
             value = getattr(self, name)
             if not isinstance(value, kind):
                 raise ConfigError(
-                    f"{name} of a TrainingSetup must be a {kind.__name__}, got "
+                    f"{name} of a TrainingSetup must be a torch {kind.__name__}, got "
                     f"{type(value).__name__}."
                 )
         if not callable(self.loss_fn):

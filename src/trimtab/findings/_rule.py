@@ -23,6 +23,7 @@ FAMILIES: Final = {
     "TT5": "Data",
     "TT6": "Distributed and hardware",
     "TT7": "Source code",
+    "TT8": "Resuming and accumulation",
 }
 """First characters of a code, and what its rules are about."""
 

@@ -95,7 +95,9 @@ class ActiveGuard:
         replayer: Makes steps again; None if nobody can.
         folder: Returns where incidents are written to; None for nowhere.
         agree: Whether any rank says yes.
-        apply: Keeps up what removed an incident, as far as it is not a learning rate.
+        slowest: Returns the largest value of any rank.
+        apply: Keeps up what removed an incident, as far as it is not a learning rate; returns False
+            if it cannot.
     """
 
     def __init__(
@@ -108,7 +110,8 @@ class ActiveGuard:
         replayer: Replayer | None,
         folder: Callable[[], Path | None],
         agree: Callable[[bool], bool],
-        apply: Callable[[Change], None],
+        slowest: Callable[[float], float],
+        apply: Callable[[Change], bool | None],
         run_config: Callable[[], Mapping[str, Any] | None] = lambda: None,
     ) -> None:
         self.config: Final = config
@@ -133,6 +136,7 @@ class ActiveGuard:
                 slots=config.snapshots,
                 memory_bytes=config.memory_bytes,
                 overhead=config.overhead,
+                slowest=slowest,
             )
             if config.snapshots and config.act
             else None
@@ -495,9 +499,9 @@ class ActiveGuard:
         if not verdict.restored:
             action = "Its data are left out; the state is sound."
             if verdict.change is None:
-                action = (
-                    "Its steps are left out; there is no snapshot from before it to go back to."
-                )
+                action = "Its steps are left out; there is no other state to go back to."
+            elif self.config.apply and not verdict.change.without:
+                action += self._keep_up(verdict.change)
             self._enter(verdict, first_bad, "skip", action)
             return False
         self._after_return(verdict, settings, first_bad, diverged=diverged)
@@ -507,7 +511,7 @@ class ActiveGuard:
         ring = self.ring
         assert ring is not None
         steps = self.tape.since(base.step) if base is not None else None
-        if self.keeps_tape and steps:
+        if self.keeps_tape and not self._agree(not steps) and steps:
             before = [s for s in steps if s.number < first_bad and not s.skipped]
             bad = [s for s in steps if s.number >= first_bad]
             clean = before[-NUM_CLEAN:]
@@ -597,8 +601,9 @@ class ActiveGuard:
         if change.clip is not None:
             self.norm_limit = change.clip
             return f" Gradients are clipped to {change.clip:.3g} from now on."
-        self._apply(change)
-        return ""
+        if change.fresh_moments or change.is_none or change.without:
+            return ""  # what was done once has been done
+        return "" if self._apply(change) is False else f" From now on it runs {change}."
 
     def _settings(self) -> list[list[dict[str, Any]]]:
         return [

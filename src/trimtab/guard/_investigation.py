@@ -46,6 +46,10 @@ JUMP: Final = 2.0
 """Ratio of two learning rates in a row from which on the rate has jumped: no schedule in use
 doubles its rate from one step to the next, but for the first steps of a warm-up."""
 
+FEW: Final = 3
+"""Steps whose data can be at fault before another cause is looked for: what takes long to build up
+is also gone if many steps are left out, whatever their data."""
+
 ATTENTION_CAP: Final = 50.0
 """Of Gemma 2 (arXiv:2408.00118)."""
 
@@ -80,6 +84,10 @@ class Replayer(Protocol):
     @property
     def caps_attention(self) -> bool:
         """Whether attention logits can be capped."""
+
+    @property
+    def max_norm(self) -> float:
+        """Norm to which the run clips its gradients anyway; infinite if to none."""
 
 
 class OutOfTimeError(Exception):
@@ -225,6 +233,8 @@ class Investigation:
         def keep(step: TapeStep) -> None:
             if step.number == place and self._near_ring is not None:
                 self._near = self._near_ring.take(place)
+                if self.agree(self._near is None):  # for want of memory, on one rank at least
+                    self._near = None
             self._check_time()
 
         began = time.perf_counter()
@@ -253,13 +263,20 @@ class Investigation:
 
     def _try_changes(self) -> Verdict | None:
         """Replay with one thing changed at a time, the least first."""
+        second: tuple[IncidentRule, Change] | None = None
         for rule, change in self._changes():
             if not self._heals(change):
                 continue
             least = self._fewest(change) if change.without else change
-            lost = self._go_on(least)
-            return self._verdict(rule, least, restored=True, lost=lost)
-        return None
+            if len(least.without) > FEW:
+                second = rule, least
+                continue
+            return self._go_on_with(rule, least)
+        return None if second is None else self._go_on_with(*second)
+
+    def _go_on_with(self, rule: IncidentRule, change: Change) -> Verdict:
+        lost = self._go_on(change)
+        return self._verdict(rule, change, restored=True, lost=lost)
 
     def _changes(self) -> Iterator[tuple[IncidentRule, Change]]:
         before = [s for s in self.steps if self._start < s.number < self.first_bad]
@@ -269,7 +286,7 @@ class Investigation:
             yield RateJump(), Change(lr_cap=cap)
         if accepted:
             yield BadBatch(), Change(without=accepted)
-        if math.isfinite(self.limits.norm_level) and self.limits.norm_level > 0:
+        if 0 < self.limits.norm_level < self.replayer.max_norm:
             yield GradientSpike(), Change(clip=self.limits.norm_level)
         yield StepsTooLong(), Change(lr=0.5)
         yield MomentsOutOfDate(), Change(fresh_moments=True)
@@ -354,8 +371,10 @@ class Investigation:
 
     def _unexplained(self) -> Verdict:
         self._to_base()
-        lost = [s.number for s in (self.bad if self.base is None else self.steps)]
-        return self._verdict(UnexplainedIncident(), None, restored=self.base is not None, lost=lost)
+        # If nothing was accepted since the snapshot, it is the very state that the incident met.
+        goes_back = self.base is not None and not all(step.skipped for step in self.steps)
+        lost = [s.number for s in (self.steps if goes_back else self.bad)]
+        return self._verdict(UnexplainedIncident(), None, restored=goes_back, lost=lost)
 
     def row(
         self,
@@ -438,10 +457,10 @@ def describe(
         what = f"{seen}, and none of {num_replays} replays removed it"
     elif change.is_none:
         what = f"{seen}, which did not happen again when the same steps were replayed"
-    elif change.without and rule.name == "bad-batch":
-        what = f"{seen}, which do not happen {change}"
     else:
-        what = f"{seen}, which do not happen with {change}"
+        text = str(change)
+        text = text if text.startswith(("in ", "without ")) else f"with {text}"
+        what = f"{seen}, which do not happen {text}"
     return rule.finding(
         what=what,
         step=step,

@@ -14,6 +14,7 @@ from trimtab.guard._zclip_policy import ZClipPolicy
 POLICIES: Final[Mapping[str, type[Nonfinite | Olmo | Spike | ZClipPolicy]]] = {
     each.name: each for each in (Nonfinite, Olmo, Spike, ZClipPolicy)
 }
+"""Policies by the names that settings have for them."""
 
 
 def as_policy(policy: str | Policy | Judge) -> Policy:

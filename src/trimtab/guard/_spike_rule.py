@@ -10,7 +10,7 @@ import torch
 from trimtab.errors import ConfigError
 
 # The constants were chosen with seeds 0 and 1 of benchmarks/policies.py, as those that flag at most
-# 0.1 % of its sound steps and see most of its bad batches; the results it writes are of other seeds.
+# 0.1 % of its sound steps and see most of its bad batches. Its results are those of other seeds.
 
 LEVEL_RATE: Final = 1 / 16
 """Least weight of a new value in the level, which has to follow a loss that falls."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from trimtab.findings import Symptom, register
-from trimtab.guard._incident_rule import IncidentRule, example_of
+from trimtab.guard._incident_rule import IncidentRule
 
 
 @register
@@ -30,6 +30,3 @@ class GradientSpike(IncidentRule):
     name: ClassVar = "gradient-spike"
     symptom: ClassVar = Symptom.EXPLODING_GRADIENT
     rank: ClassVar = 35
-    example: ClassVar = example_of(
-        "if step == 60:\n    x = 1e3 * x", optimizer="torch.optim.SGD(model.parameters(), lr=0.05)"
-    )

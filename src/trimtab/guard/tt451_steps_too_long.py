@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from trimtab.findings import Symptom, register
-from trimtab.guard._incident_rule import IncidentRule
+from trimtab.guard._incident_rule import IncidentRule, example_of
 
 
 @register
@@ -29,3 +29,7 @@ class StepsTooLong(IncidentRule):
     name: ClassVar = "steps-too-long"
     symptom: ClassVar = Symptom.DIVERGENCE
     rank: ClassVar = 30
+    example: ClassVar = example_of(
+        "if step > 40:\n    optimizer.param_groups[0]['lr'] *= 1.2",
+        optimizer="torch.optim.SGD(model.parameters(), lr=0.05)",
+    )

@@ -15,8 +15,9 @@ from trimtab.errors import ConfigError
 Metric = Callable[[nn.Module], float]
 """How good a trained model is; called in evaluation mode, without gradients."""
 
-FORWARD = 0.5
-"""Share of the way to the target after which a trial need not be compared with others."""
+FORWARD = 0.4
+"""Share of the way to the target after which a trial, a fifth of a run, need not be compared with
+others."""
 
 HOPE = 0.1
 """Share of the way to the target below which a trial is no better than the run itself."""
@@ -93,6 +94,8 @@ class Goal:
             value: Of the trial.
             base: Of the run without the change.
         """
+        if self.target is None and self.metric is not None:
+            return value > base
         return self._is_ahead(value, base, HOPE, LEARNED)
 
     def _is_ahead(self, value: float, base: float, share: float, learned: float) -> bool:

@@ -1,16 +1,25 @@
 """Which remedies a finding asks for, and which are tried when findings do not say enough."""
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from trimtab.diagnosis._trials import frozen_share, has_unusual_settings
 from trimtab.diagnosis._weighing import is_cause
 from trimtab.findings import Finding
 from trimtab.repair._apply import REMEDIES
 from trimtab.repair._first import First
 from trimtab.repair._remedy import Order
-from trimtab.repair._scaled import first_tensor
+from trimtab.repair._suspects import (
+    afresh,
+    best_rate,
+    boost,
+    clipped,
+    is_hot,
+    odd_data,
+    odd_settings,
+    rates,
+    recipe,
+    scaled,
+)
 
 Plan = tuple[Order, ...]
 
@@ -62,20 +71,19 @@ GUESSES: Final = frozenset({"TT401", "TT402", "TT305", "TT306", "TT407", "TT302"
 """Codes whose factor for the learning rate is a guess: usual steps are tried instead."""
 
 
-HOT: Final = frozenset({"TT102", "TT302", "TT306", "TT401", "TT406", "TT407"})
-"""Codes of steps that are too large."""
+SETTINGS: Final = frozenset(
+    {
+        "scale_learning_rate", "set_learning_rate", "drop_schedule", "usual_settings",
+        "set_weight_decay", "set_eps", "set_beta2",
+    }
+)  # fmt: skip
+"""Actions that change an optimizer's settings."""
 
-RECIPE_AT: Final = 3
+HOOKS: Final = frozenset({"warm_up", "cap_learning_rate", "clip_gradients", "skip_nonfinite"})
+"""Actions that hang something on the optimizer."""
+
+RECIPE_AT: Final = 2
 """Plans that are tried before the recipe, which changes much, and with which nearly all trains."""
-
-FEW: Final = 4
-"""Examples up to which a batch is made larger: Wu & He 2018, arXiv:1803.08494, figure 1."""
-
-ENOUGH: Final = 32
-"""Examples that it is made of then, as Masters & Luschi 2018, arXiv:1804.07612, advise."""
-
-MOSTLY: Final = 0.5
-"""Share of frozen parameters from which on training all of them is tried."""
 
 
 def direct(first: First) -> Plan:
@@ -124,23 +132,10 @@ def _of_first_loss(finding: Finding) -> list[Order]:
 
 def _of_schedule(finding: Finding, first: First) -> list[Order]:
     """Return what to do about a schedule: cap one that rises, drop one that ends too early."""
-    best = _best_rate(first)
+    best = best_rate(first)
     if finding.code == "TT419" and best is not None:
         return [_order("cap_learning_rate", finding, lr=best)]
     return [_order("drop_schedule", finding)]
-
-
-def _best_rate(first: First) -> float | None:
-    """Return the rate that was in use some time before the loss was at its lowest."""
-    known = [(rate, loss) for rate, loss in first.rates if math.isfinite(loss)]
-    if len(known) < 10:
-        return None
-    width = 5
-    levels = [
-        (sum(loss for _, loss in known[i : i + width]), known[i][0])
-        for i in range(len(known) - width)
-    ]
-    return min(levels)[1]
 
 
 def candidates(first: First, found: Sequence[Finding], base: Plan) -> list[Plan]:
@@ -153,19 +148,22 @@ def candidates(first: First, found: Sequence[Finding], base: Plan) -> list[Plan]
     """
     effects = [c for f in found for c in _flat(f.consequences)]
     everything = [*found, *effects]
-    hot = _is_hot(first, {f.code for f in everything})
+    hot = is_hot(first, {f.code for f in everything})
     plans = [orders_of(f, first) for f in found if f.code not in GUESSES]
-    plans += [*_odd(first), *_rates(everything, hot=hot)]
+    plans += [*odd_settings(first), *odd_data(first)]
+    likely = len(plans)
+    plans += rates(everything, hot=hot)
     plans += [orders_of(f, first) for f in effects if f.code not in GUESSES]
     plans += [
         [Order(action="reinitialise")],
-        [Order(action="reinitialise"), _scaled(0.1), _clipped()],
+        [Order(action="reinitialise"), scaled(0.1), clipped()],
+        [scaled(0.1)],
     ]
     if hot:
         plans.append([Order(action="align_batches")])
     if not first.adversary:
-        place = 0 if base else min(len(plans), RECIPE_AT)
-        plans[place:place] = [boost(), recipe()]
+        place = likely if base else max(likely, min(len(plans), RECIPE_AT))
+        plans[place:place] = [boost(), recipe(), afresh()]
     joined = [_joined([*base, *plan]) for plan in plans]
     different: dict[str, Plan] = {name_of(base): ()}
     for plan in joined:
@@ -178,95 +176,6 @@ def name_of(plan: Plan) -> str:
     return ", ".join(map(str, plan))
 
 
-def _odd(first: First) -> Iterator[list[Order]]:
-    """Yield remedies for what is far from what anybody does."""
-    setup = first.setup
-    maximizes = any(g.get("maximize") for g in setup.optimizer.param_groups)
-    if maximizes or (setup.train_step is not None and not first.adversary):
-        yield [Order(action="plain_loop")]
-    rows = [
-        len(t) for t in (first_tensor(x) for x, _ in first.sample[:8]) if t is not None and t.ndim
-    ]
-    if rows and max(rows) <= FEW:
-        yield [Order(action="join_batches", args={"times": math.ceil(ENOUGH / max(rows))})]
-    if frozen_share(setup.model) > MOSTLY:
-        yield [Order(action="unfreeze")]
-    if has_unusual_settings(setup.optimizer):
-        yield [Order(action="usual_settings")]
-    if _is_rising(first):
-        best = _best_rate(first)
-        yield [Order(action="cap_learning_rate", args={"lr": best or 1e-3})]
-    if getattr(setup.loss_fn, "reduction", None) == "sum":
-        yield [Order(action="mean_loss")]
-    if _is_far([y for _, y in first.sample[:8]], 0.02, 20):
-        yield [Order(action="scale_targets")]
-    if _is_far([x for x, _ in first.sample[:8]], 0.1, 5):
-        yield [Order(action="normalise_inputs")]
-
-
-def _rates(found: Sequence[Finding], *, hot: bool) -> Iterator[list[Order]]:
-    """Yield other learning rates, in the likelier direction first."""
-    if hot:
-        factors: tuple[float, ...] = (0.1, 0.01)
-    else:
-        low = [f.remedy for f in found if f.code == "TT402" and f.remedy is not None]
-        guess = float(low[0].args.get("factor", 10.0)) if low else 10.0
-        factors = (guess, 10 * guess) if guess > 10 else (10.0, 0.1)
-    for factor in factors:
-        yield [_scaled(factor)]
-
-
-def _is_hot(first: First, codes: set[str]) -> bool:
-    """Tell whether the run blew up, or made steps that were too large."""
-    outcome = first.outcome
-    return outcome.broken or outcome.worse or bool(codes & HOT)
-
-
-def boost() -> list[Order]:
-    """Return an optimizer with which nearly every model learns fast."""
-    return [
-        Order(action="use_adamw", args={"lr": 3e-3}),
-        Order(action="warm_up", args={"steps": 10}),
-        _clipped(),
-    ]
-
-
-def recipe() -> list[Order]:
-    """Return what nearly every model trains with, when all else has failed."""
-    return [
-        Order(action="plain_loop"),
-        Order(action="normalise_inputs"),
-        Order(action="replace_activation", args={"kind": "bounded", "by": "ReLU"}),
-        Order(action="insert_norms"),
-        Order(action="reinitialise"),
-        *boost(),
-    ]
-
-
-def _scaled(factor: float) -> Order:
-    return Order(action="scale_learning_rate", args={"factor": factor})
-
-
-def _clipped() -> Order:
-    return Order(action="clip_gradients", args={"max_norm": 1.0})
-
-
-def _is_far(values: Sequence[Any], least: float, most: float) -> bool:
-    """Tell whether inputs or targets of floating point are of another size than is usual."""
-    seen = [t for t in map(first_tensor, values) if t is not None and t.numel()]
-    if not seen or not all(t.is_floating_point() for t in seen):
-        return False
-    sizes = [float(t.float().abs().mean()) for t in seen]
-    finite = [size for size in sizes if math.isfinite(size)]
-    return bool(finite) and not least < max(finite) < most
-
-
-def _is_rising(first: First) -> bool:
-    """Tell whether the learning rate rose tenfold or more after the first steps."""
-    rates = [rate for rate, _ in first.rates if math.isfinite(rate)]
-    return len(rates) > 10 and max(rates) > 10 * max(rates[:5])
-
-
 def _flat(findings: Iterable[Finding]) -> Iterator[Finding]:
     for finding in findings:
         yield finding
@@ -274,11 +183,18 @@ def _flat(findings: Iterable[Finding]) -> Iterator[Finding]:
 
 
 def _joined(orders: Iterable[Order]) -> Plan:
-    """Return orders without repetition; of two for one action the later."""
+    """Return orders in the sequence in which they can be applied, one for each action.
+
+    Of two for one action the later counts. What another optimizer would undo is left out, and
+    hooks come last, since they belong to the optimizer that is there.
+    """
     last: dict[str, Order] = {}
     for order in orders:
+        if order.action == "use_adamw":
+            last = {k: v for k, v in last.items() if k not in SETTINGS}
+        last.pop(order.action, None)
         last[order.action] = order
-    return tuple(last.values())
+    return tuple(sorted(last.values(), key=lambda order: order.action in HOOKS))
 
 
 def _order(action: str, finding: Finding, **args: Any) -> Order:

@@ -148,8 +148,7 @@ class _Repair:
         )
         if first.good:
             return self._result(first, None)
-        if not math.isfinite(base):  # trials are compared with an untrained model then
-            base = self._untrained(first)
+        base = max(base, self._untrained(first))  # to be better than a ruin is not enough
         return self._result(first, self._mend(first, base))
 
     def _untrained(self, first: First) -> float:

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from trimtab.checkpoint import seeded
 from trimtab.engine import TrainingSetup, replay_bundle
 from trimtab.errors import ConfigError
 from trimtab.guard import Bundle, Change, Experiment, read_bundle
@@ -50,7 +51,8 @@ def replay(
     bundle = incident if isinstance(incident, Bundle) else read_bundle(Path(incident))
     config = _settings(recipe, bundle)
     place = _pick(config.run, device)
-    task = recipe.build(config, torch.Generator().manual_seed(config.run.seed))
+    with seeded(config.run.seed):
+        task = recipe.build(config, torch.Generator().manual_seed(config.run.seed))
 
     def build(_: int) -> TrainingSetup:
         task.model.to(place)

@@ -1,4 +1,4 @@
-"""TT440 weights-not-resumed: parameters are not those that were saved."""
+"""TT801 weights-not-resumed: parameters are not those that were saved."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class WeightsNotResumed(ResumeRule):
     Fix: save `model.state_dict()` in full precision, and load it with `strict=True`.
     """
 
-    code: ClassVar = "TT440"
+    code: ClassVar = "TT801"
     name: ClassVar = "weights-not-resumed"
     example: ClassVar = resume_example(
         """

@@ -1,4 +1,4 @@
-"""TT442 optimizer-not-resumed: momentum and other state of the optimizer is not what was saved."""
+"""TT803 optimizer-not-resumed: momentum and other state of the optimizer is not what was saved."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -28,9 +28,9 @@ class OptimizerNotResumed(ResumeRule):
         over the model's parameters, in the same order.
     """
 
-    code: ClassVar = "TT442"
+    code: ClassVar = "TT803"
     name: ClassVar = "optimizer-not-resumed"
-    leads_to: ClassVar = ("TT443",)
+    leads_to: ClassVar = ("TT804",)
     example: ClassVar = resume_example(
         """
     return {"model": setup.model.state_dict(), "schedule": setup.scheduler.state_dict()}

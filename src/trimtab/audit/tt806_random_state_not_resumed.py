@@ -1,4 +1,4 @@
-"""TT445 random-state-not-resumed: dropout and the like draw other numbers than they would have."""
+"""TT806 random-state-not-resumed: dropout and the like draw other numbers than they would have."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class RandomStateNotResumed(ResumeRule):
     Source: PyTorch documentation 2025, "Reproducibility".
     """
 
-    code: ClassVar = "TT445"
+    code: ClassVar = "TT806"
     name: ClassVar = "random-state-not-resumed"
     severity: ClassVar = Severity.WARNING
     rank: ClassVar = 24

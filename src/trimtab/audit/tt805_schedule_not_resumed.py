@@ -1,4 +1,4 @@
-"""TT444 schedule-not-resumed: the learning-rate schedule is not where it was."""
+"""TT805 schedule-not-resumed: the learning-rate schedule is not where it was."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,9 +24,9 @@ class ScheduleNotResumed(ResumeRule):
     Fix: save `scheduler.state_dict()` and load it after the optimizer's state.
     """
 
-    code: ClassVar = "TT444"
+    code: ClassVar = "TT805"
     name: ClassVar = "schedule-not-resumed"
-    leads_to: ClassVar = ("TT443",)
+    leads_to: ClassVar = ("TT804",)
     example: ClassVar = resume_example(
         """
     return {"model": setup.model.state_dict(), "optimizer": setup.optimizer.state_dict()}

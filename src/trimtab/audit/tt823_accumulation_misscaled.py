@@ -1,4 +1,4 @@
-"""TT463 accumulation-misscaled: the gradient is a multiple of the whole batch's."""
+"""TT823 accumulation-misscaled: the gradient is a multiple of the whole batch's."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class AccumulationMisscaled(AccumulationRule):
         sum not at all.
     """
 
-    code: ClassVar = "TT463"
+    code: ClassVar = "TT823"
     name: ClassVar = "accumulation-misscaled"
     leads_to: ClassVar = ("TT411", "TT412")
     example: ClassVar = accumulation_example("""

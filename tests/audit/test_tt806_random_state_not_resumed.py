@@ -6,7 +6,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from trimtab.audit import RandomStateNotResumed, audit_resume
-from trimtab.audit.tt445_random_state_not_resumed import _LOST, _MOVED
+from trimtab.audit.tt806_random_state_not_resumed import _LOST, _MOVED
 from trimtab.findings import Evidence
 
 

@@ -1,4 +1,4 @@
-"""TT443 group-settings-not-resumed: learning rate and other settings are not those saved."""
+"""TT804 group-settings-not-resumed: learning rate and other settings are not those saved."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class GroupSettingsNotResumed(ResumeRule):
     Source: PyTorch documentation 2025, `torch.optim`, "How to adjust learning rate".
     """
 
-    code: ClassVar = "TT443"
+    code: ClassVar = "TT804"
     name: ClassVar = "group-settings-not-resumed"
     rank: ClassVar = 22
     example: ClassVar = resume_example(

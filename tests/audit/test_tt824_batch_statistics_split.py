@@ -56,5 +56,5 @@ def test_the_threshold_can_be_changed(accumulate, built_wide, by_share):
     def build(seed):
         return built_wide(seed, nn.BatchNorm1d(8))
 
-    lenient = Selection(settings={"TT464": {"max_difference": 2.0}})
+    lenient = Selection(settings={"TT824": {"max_difference": 2.0}})
     assert accumulate(by_share, build, selection=lenient).ok

@@ -1,4 +1,4 @@
-"""TT449 hidden-state-not-resumed: something else that the run depends on was not brought back."""
+"""TT810 hidden-state-not-resumed: something else that the run depends on was not brought back."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class HiddenStateNotResumed(ResumeRule):
     Fix: save and load it too; end a session where an accumulation window ends.
     """
 
-    code: ClassVar = "TT449"
+    code: ClassVar = "TT810"
     name: ClassVar = "hidden-state-not-resumed"
     rank: ClassVar = 25
     example: ClassVar = """\

@@ -1,4 +1,4 @@
-"""TT441 buffers-not-resumed: buffers, such as BatchNorm's statistics, are not those saved."""
+"""TT802 buffers-not-resumed: buffers, such as BatchNorm's statistics, are not those saved."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class BuffersNotResumed(ResumeRule):
         `persistent=True`.
     """
 
-    code: ClassVar = "TT441"
+    code: ClassVar = "TT802"
     name: ClassVar = "buffers-not-resumed"
     example: ClassVar = resume_example(
         """

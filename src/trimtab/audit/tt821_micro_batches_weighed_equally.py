@@ -1,4 +1,4 @@
-"""TT461 micro-batches-weighed-equally: a mean of means over micro-batches of unequal size."""
+"""TT821 micro-batches-weighed-equally: a mean of means over micro-batches of unequal size."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class MicroBatchesWeighedEqually(AccumulationRule):
     Source: Unsloth and Hugging Face 2024, "Bugs in LLM training: gradient accumulation fix".
     """
 
-    code: ClassVar = "TT461"
+    code: ClassVar = "TT821"
     name: ClassVar = "micro-batches-weighed-equally"
     severity: ClassVar = Severity.WARNING
     example: ClassVar = accumulation_example("""

@@ -1,4 +1,4 @@
-"""TT447 mode-not-resumed: modules are in eval mode that were trained, or the other way round."""
+"""TT808 mode-not-resumed: modules are in eval mode that were trained, or the other way round."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class ModeNotResumed(ResumeRule):
     Fix: call `model.train()` after loading, and `eval()` of what is to stay frozen.
     """
 
-    code: ClassVar = "TT447"
+    code: ClassVar = "TT808"
     name: ClassVar = "mode-not-resumed"
     example: ClassVar = resume_example(
         """

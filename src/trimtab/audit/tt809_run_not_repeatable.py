@@ -1,4 +1,4 @@
-"""TT448 run-not-repeatable: the same seed gives another run, so that resuming cannot be judged."""
+"""TT809 run-not-repeatable: the same seed gives another run, so that resuming cannot be judged."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,10 +27,10 @@ class RunNotRepeatable(ResumeRule):
     Source: PyTorch documentation 2025, "Reproducibility".
     """
 
-    code: ClassVar = "TT448"
+    code: ClassVar = "TT809"
     name: ClassVar = "run-not-repeatable"
     rank: ClassVar = 5
-    leads_to: ClassVar = ("TT44", "TT460")
+    leads_to: ClassVar = ("TT80", "TT811")
     example: ClassVar = """\
 import torch
 from trimtab.audit import audit_resume

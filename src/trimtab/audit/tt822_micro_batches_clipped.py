@@ -1,4 +1,4 @@
-"""TT462 micro-batches-clipped: gradients are clipped before they are all there."""
+"""TT822 micro-batches-clipped: gradients are clipped before they are all there."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class MicroBatchesClipped(AccumulationRule):
     Source: Pascanu et al. 2013, arXiv:1211.5063.
     """
 
-    code: ClassVar = "TT462"
+    code: ClassVar = "TT822"
     name: ClassVar = "micro-batches-clipped"
     example: ClassVar = accumulation_example("""
     optimizer.zero_grad()

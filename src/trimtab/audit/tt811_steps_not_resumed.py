@@ -1,4 +1,4 @@
-"""TT460 steps-not-resumed: the resumed run makes another number of steps."""
+"""TT811 steps-not-resumed: the resumed run makes another number of steps."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,10 +23,10 @@ class StepsNotResumed(ResumeRule):
     Fix: save the number of the step, and begin the loop there.
     """
 
-    code: ClassVar = "TT460"
+    code: ClassVar = "TT811"
     name: ClassVar = "steps-not-resumed"
     rank: ClassVar = 15
-    leads_to: ClassVar = ("TT446",)
+    leads_to: ClassVar = ("TT807",)
     example: ClassVar = """\
 import torch
 from trimtab.audit import audit_resume

@@ -1,4 +1,4 @@
-"""TT464 batch-statistics-split: examples look at each other, and now only within a micro-batch."""
+"""TT824 batch-statistics-split: examples look at each other, and now only within a micro-batch."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class BatchStatisticsSplit(AccumulationRule):
     Source: Wu and He 2018, arXiv:1803.08494; Gao et al. 2021, arXiv:2101.06983.
     """
 
-    code: ClassVar = "TT464"
+    code: ClassVar = "TT824"
     name: ClassVar = "batch-statistics-split"
     severity: ClassVar = Severity.WARNING
     rank: ClassVar = 30

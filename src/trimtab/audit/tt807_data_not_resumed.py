@@ -1,4 +1,4 @@
-"""TT446 data-not-resumed: the batches are not those that would have come."""
+"""TT807 data-not-resumed: the batches are not those that would have come."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,12 +24,13 @@ class DataNotResumed(ResumeRule):
     Silent on: batches that are all the same.
 
     Fix: use torchdata's `StatefulDataLoader`, and save and load its `state_dict()`; or derive the
-        batch from the step's number alone.
+        batch from the step's number alone. The state of torchdata's loader (0.11) holds the order
+        of the epoch under way, not that of the next: draw each from the seed and its number.
 
     Source: torchdata documentation 2025, "Stateful DataLoader".
     """
 
-    code: ClassVar = "TT446"
+    code: ClassVar = "TT807"
     name: ClassVar = "data-not-resumed"
     severity: ClassVar = Severity.WARNING
     rank: ClassVar = 23
@@ -54,16 +55,40 @@ class DataNotResumed(ResumeRule):
         if not wrong:
             return
         started = [s.batch for s in runs.whole.steps][: len(got)]
-        anew = got == started
+        how, cause, fix = _OTHER
+        if got == started:
+            how, cause, fix = _ANEW
+        elif wrong[0] > 0:
+            how, cause, fix = _LATER
         yield self.finding(
             what=f"{len(wrong)} of {len(got)} batches after resuming are not those that would "
-            f"have come: the data {'began anew' if anew else 'came in another order'}",
+            f"have come: the data {how}",
             site="batches",
             step=runs.begins + wrong[0],
             evidence=(Evidence(name="batches that differ", value=len(wrong), normal="0"),),
-            cause="the data loader does not know its position: it shows the first batches again"
-            if anew
-            else "neither position nor order of the data loader was saved: it shuffles anew",
-            fix="use torchdata's StatefulDataLoader with a generator of its own, and save and load "
-            "its state_dict(), or derive each batch from the number of the step",
+            cause=cause,
+            fix=fix,
         )
+
+
+_FIX = (
+    "use torchdata's StatefulDataLoader with a generator of its own, and save and load its "
+    "state_dict(), or derive each batch from the number of the step"
+)
+_ANEW = (
+    "began anew",
+    "the data loader does not know its position: it shows the first batches again",
+    _FIX,
+)
+_OTHER = (
+    "came in another order",
+    "neither position nor order of the data loader was saved: it shuffles anew",
+    _FIX,
+)
+_LATER = (
+    "went on and then came in another order",
+    "the epoch is ended as it should be, but the generator that shuffles the next one is not where "
+    "it was: a loader's state does not hold it",
+    "draw the order of each epoch from the seed and the epoch's number, as samplers with "
+    "set_epoch() do",
+)

@@ -45,7 +45,7 @@ def test_tells_examples_that_are_not_what_the_loss_is_the_mean_of(accumulate, bu
 
     found = accumulate(by_share, build).findings
 
-    assert [f.code for f in found] == ["TT461"]
+    assert [f.code for f in found] == ["TT821"]
     assert found[0].what == "4 micro-batches of 8, 8, 8, 8 examples count alike in the gradient"
 
 

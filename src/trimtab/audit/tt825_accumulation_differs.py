@@ -1,4 +1,4 @@
-"""TT465 accumulation-differs: micro-batches are missing, or something else is in the gradient."""
+"""TT825 accumulation-differs: micro-batches are missing, or something else is in the gradient."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class AccumulationDiffers(AccumulationRule):
         those at the end of an epoch.
     """
 
-    code: ClassVar = "TT465"
+    code: ClassVar = "TT825"
     name: ClassVar = "accumulation-differs"
     rank: ClassVar = 35
     example: ClassVar = accumulation_example("""

@@ -1,0 +1,241 @@
+import math
+
+import pytest
+import torch
+
+from trimtab.findings import Evidence, Fix
+from trimtab.guard import Change, Limits, TapeStep, freeze
+from trimtab.guard._investigation import describe, rate_before_jump, remedy_of
+from trimtab.guard.tt310_unexplained_incident import UnexplainedIncident
+from trimtab.guard.tt512_bad_batch import BadBatch
+
+WITHOUT = Change(without=frozenset(range(53, 61)))
+
+
+def never(_change):
+    return False
+
+
+def only(name):
+    """Heal with a change of this one thing."""
+    return lambda change: list(change.to_dict()) == [name]
+
+
+class TestTheState:
+    def test_a_sound_one_acquits_everything_but_the_data(self, investigate):
+        case = investigate(never, sound=True)
+
+        verdict = case.run()
+
+        assert (verdict.finding.code, verdict.restored) == ("TT512", False)
+        assert verdict.change == Change(without=frozenset({61, 62, 63}))
+        assert verdict.lost == {61, 62, 63}
+        assert case.ring.restored == []
+        assert case.replayer.changes == []
+
+    def test_is_judged_on_the_last_clean_batches(self, investigate):
+        case = investigate(never, sound=True)
+
+        assert [s.number for s in case.clean] == [57, 58, 59, 60]
+        assert case.is_sound(case.level + 3 * case.spread)
+        assert not case.is_sound(case.limits.loss)
+        assert not case.is_sound(math.nan)
+
+    @pytest.mark.parametrize(
+        ("loss", "norm", "bad"),
+        [
+            (1.0, 2.0, False),
+            (2.5, 2.0, True),  # over twice the level, although the policy allows 3
+            (1.0, 5.1, True),
+            (math.nan, 2.0, True),
+            (1.0, math.inf, True),
+        ],
+    )
+    def test_a_step_is_bad_beyond_the_limits_of_before(self, investigate, loss, norm, bad):
+        assert investigate(never).is_bad(loss, norm) is bad
+
+
+class TestReplays:
+    def test_begin_with_the_steps_as_they_were(self, investigate):
+        case = investigate(lambda change: change.is_none)
+
+        verdict = case.run()
+
+        assert verdict.finding.code == "TT603"
+        assert case.ring.restored == [40]
+        first = verdict.experiments[0]
+        assert (first.change, first.healed, first.reproduced) == (Change(), True, False)
+        assert first.note == "differs from step 41 on"
+        assert case.replayer.changes == [Change(), Change()]  # to see, and to go on
+        assert verdict.lost == frozenset()
+
+    def test_change_one_thing_at_a_time_and_the_least_first(self, investigate):
+        case = investigate(never, caps_attention=True, precision="fp16", rates=jump)
+
+        verdict = case.run()
+
+        assert [e.change for e in verdict.experiments] == [
+            Change(),
+            Change(lr_cap=0.1),
+            WITHOUT,
+            Change(clip=2.0),
+            Change(lr=0.5),
+            Change(fresh_moments=True),
+            Change(precision="fp32"),
+            Change(attention_cap=50.0),
+        ]
+        assert not any(e.healed for e in verdict.experiments)
+        assert verdict.experiments[0].reproduced
+        assert verdict.finding.what.endswith("none of 8 replays removed it")
+
+    def test_do_not_clip_to_more_than_the_run_does(self, investigate):
+        case = investigate(only("clip"))
+        case.replayer.max_norm = 1.0
+
+        assert case.run().finding.code == "TT310"
+
+    def test_of_changes_begin_eight_steps_before_the_incident(self, investigate):
+        verdict = investigate(only("lr")).run()
+
+        assert verdict.experiments[0].steps[0] == 41
+        assert {e.steps[0] for e in verdict.experiments[2:]} == {53}
+
+    @pytest.mark.parametrize("culprit", [53, 56, 57, 60])
+    def test_find_the_one_batch_by_halving(self, investigate, culprit):
+        case = investigate(lambda change: culprit in change.without)
+
+        verdict = case.run()
+
+        assert verdict.change == Change(without=frozenset({culprit}))
+        assert verdict.suspects == {"steps": [culprit]}
+        assert verdict.lost == {culprit}
+        assert len(verdict.experiments) <= 2 + 2 * 3
+
+    def test_that_need_many_steps_gone_look_for_another_cause_first(self, investigate):
+        case = investigate(lambda change: len(change.without) >= 4 or change.lr == 0.5)
+
+        assert case.run().finding.code == "TT451"
+
+    def test_take_many_steps_where_nothing_else_helps(self, investigate):
+        verdict = investigate(lambda change: len(change.without) >= 4).run()
+
+        assert verdict.finding.code == "TT512"
+        assert verdict.change == Change(without=frozenset({57, 58, 59, 60}))
+
+    def test_that_all_fail_leave_the_snapshot(self, investigate):
+        case = investigate(never)
+
+        verdict = case.run()
+
+        assert (verdict.finding.code, verdict.restored) == ("TT310", True)
+        assert verdict.change is None
+        assert case.ring.restored[-1] == 40
+        assert verdict.lost == set(range(41, 64))
+
+    def test_stop_when_the_time_is_up(self, investigate):
+        case = investigate(only("lr"), budget_s=0.0)
+
+        verdict = case.run()
+
+        assert verdict.finding.code == "TT310"
+        assert [e.note for e in verdict.experiments] == ["broken off: the time was up"]
+        assert case.ring.restored == [40, 40]
+
+    def test_that_raise_go_back_all_the_same(self, investigate):
+        case = investigate(never)
+
+        def raises(*_args, **_options):
+            raise FileNotFoundError("train.bin")
+
+        case.replayer.run = raises
+
+        verdict = case.run()
+
+        assert (verdict.finding.code, verdict.restored) == ("TT310", True)
+        assert verdict.experiments[0].note == "broken off: FileNotFoundError: train.bin"
+
+    def test_are_not_tried_on_batches_that_were_written_over(self, investigate):
+        case = investigate(never)
+        x = torch.ones(2)
+        case.steps[-1].micro_steps[0].compute = freeze(lambda: x.sum() * 1)
+        assert case.can_replay(case.steps)
+        x.add_(1)
+
+        verdict = case.run()
+
+        assert not case.can_replay(case.steps)
+        assert (verdict.finding.code, verdict.experiments) == ("TT310", ())
+
+    def test_of_one_rank_bind_all(self, investigate):
+        case = investigate(lambda change: change.is_none)
+        case.agree = lambda _yes: True  # another rank's state is not sound
+
+        assert case.run().finding.code == "TT310"
+
+
+def jump(step):
+    return 0.1 if step < 60 else 10.0
+
+
+def test_the_rate_before_the_last_jump():
+    def steps(*rates):
+        return [
+            TapeStep(i, [], [{"lr": r}, {"lr": r / 2}], 1.0, 1.0, 1.0, skipped=False, flagged=False)
+            for i, r in enumerate(rates)
+        ]
+
+    assert rate_before_jump(steps(0.1, 0.1, 10.0, 10.0)) == 0.1
+    assert rate_before_jump(steps(0.1, 1.0, 0.2, 5.0)) == 0.2
+    assert rate_before_jump(steps(0.1, 0.19, 0.36)) is None  # a warm-up
+    assert rate_before_jump(steps(0.0, 0.1)) is None  # its first step
+    assert rate_before_jump(steps(0.1)) is None
+
+
+LIMITS = Limits(loss=3.0, norm=5.0)
+SEEN = TapeStep(61, [], [], 1.0, 90.0, 70.0, skipped=True, flagged=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (None, ", and none of 7 replays removed it"),
+        (Change(), ", which did not happen again when the same steps were replayed"),
+        (Change(without=frozenset({61})), ", which do not happen without the data of step 61"),
+        (Change(precision="fp32"), ", which do not happen in fp32"),
+        (Change(clip=2.0), ", which do not happen with gradients clipped to 2"),
+    ],
+)
+def test_a_finding_says_what_was_seen_and_what_removed_it(change, words):
+    finding = describe(BadBatch(), change, LIMITS, SEEN, 61, num_replays=7)
+
+    assert finding.what == f"loss 90 and gradient norm 70{words}"
+    assert finding.evidence == (
+        Evidence(name="loss", value=90.0, normal="<= 3"),
+        Evidence(name="gradient norm", value=70.0, normal="<= 5"),
+    )
+    assert finding.cause.startswith("The data of these steps are at fault")
+    assert finding.fix.startswith("look at these examples")
+
+
+def test_a_finding_of_a_step_that_nobody_kept():
+    finding = describe(UnexplainedIncident(), None, LIMITS, None, 61, num_replays=0)
+
+    assert finding.what == "loss nan and gradient norm nan, and none of 0 replays removed it"
+    assert (finding.code, finding.step, finding.remedy) == ("TT310", 61, None)
+
+
+@pytest.mark.parametrize(
+    ("change", "remedy"),
+    [
+        (None, None),
+        (Change(), None),
+        (Change(without=frozenset({62, 61})), Fix(action="skip_batch", args={"steps": [61, 62]})),
+        (Change(lr=0.5), Fix(action="scale_learning_rate", args={"factor": 0.5})),
+        (Change(lr_cap=0.1), Fix(action="set_learning_rate", args={"lr": 0.1})),
+        (Change(clip=2.0), Fix(action="clip_gradients", args={"max_norm": 2.0})),
+        (Change(precision="fp32"), Fix(action="set_precision", args={"precision": "fp32"})),
+        (Change(fresh_moments=True), None),
+    ],
+)
+def test_a_change_as_a_program_can_apply_it(change, remedy):
+    assert remedy_of(change) == remedy

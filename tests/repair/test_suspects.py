@@ -1,0 +1,105 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from trimtab.diagnosis import Outcome
+from trimtab.repair._apply import apply
+from trimtab.repair._first import First
+from trimtab.repair._suspects import best_rate, is_hot, odd_data, odd_settings, recipe
+
+
+def first_of(setup, **fields):
+    return First(setup, outcome=Outcome(None, None, None, (1.0,)), **fields)
+
+
+def actions(plans):
+    return [order.action for (order,) in plans]
+
+
+def test_usual_settings_are_not_suspected(make_setup, task):
+    first = first_of(make_setup(), sample=task.pairs, rates=[(0.01, 1.0)] * 50)
+    assert list(odd_settings(first)) == []
+    assert list(odd_data(first)) == []
+
+
+def test_odd_settings(make_setup):
+    def model():
+        return nn.Sequential(nn.Linear(4, 1), nn.Dropout(0.95))
+
+    setup = make_setup(
+        model=model,
+        optimizer=lambda p: torch.optim.AdamW(p, betas=(0.999, 0.5), weight_decay=1.0),
+        loss_fn=nn.MSELoss(reduction="sum"),
+        train_step=print,
+    )
+    setup.model[0].weight.requires_grad_(False)
+    first = first_of(setup, rates=[(0.01 * 1.1**i, 1.0) for i in range(60)])
+    found = actions(odd_settings(first))
+    assert found == [
+        "plain_loop",
+        "unfreeze",
+        "usual_settings",
+        "set_dropout",
+        "set_weight_decay",
+        "cap_learning_rate",
+        "mean_loss",
+    ]
+    first.adversary = True
+    assert actions(odd_settings(first))[0] == "unfreeze"
+
+
+def test_odd_data(make_setup, task):
+    pairs = [(100 * x[:2], 1000 * y[:2]) for x, y in task.pairs]
+    plans = list(odd_data(first_of(make_setup(), sample=pairs)))
+    assert actions(plans) == ["join_batches", "scale_targets", "normalise_inputs"]
+    assert plans[0][0].args == {"times": 16}
+    tokens = [(torch.full((8, 5), 77), torch.full((8, 5), 77))]
+    assert list(odd_data(first_of(make_setup(), sample=tokens))) == []
+
+
+def test_best_rate_is_the_one_before_the_lowest_loss(make_setup):
+    rates = [(float(i), abs(20.0 - i)) for i in range(40)]
+    assert best_rate(first_of(make_setup(), rates=rates)) == 18
+    assert best_rate(first_of(make_setup(), rates=rates[:9])) is None
+    broken = [*rates, *[(99.0, math.nan)] * 9]
+    assert best_rate(first_of(make_setup(), rates=broken)) == 18
+
+
+@pytest.mark.parametrize("losses", [(1.0, math.nan), (1.0,)])
+def test_a_run_is_hot_if_it_broke_or_made_large_steps(make_setup, losses):
+    first = First(make_setup(), outcome=Outcome(None, None, None, losses))
+    assert is_hot(first, set()) == (len(losses) > 1)
+    assert is_hot(first, {"TT401"})
+
+
+def test_the_recipe_trains_a_deep_net_of_sigmoids(make_setup, task, train):
+    def model():
+        layers = [nn.Linear(4, 16), nn.Sigmoid()]
+        for _ in range(8):
+            layers += [nn.Linear(16, 16), nn.Sigmoid()]
+        return nn.Sequential(*layers, nn.Linear(16, 1))
+
+    def build():
+        with torch.random.fork_rng():
+            torch.default_generator.manual_seed(0)
+            return make_setup(model=model, optimizer=lambda p: torch.optim.SGD(p, lr=0.1))
+
+    def loss(setup):
+        with torch.no_grad():
+            return setup.loss_fn(setup.model(task.x[0]), task.y[0]).item()
+
+    setup = build()
+    edits = apply(setup, recipe(), task.pairs)
+
+    assert [e.what for e in edits] == [
+        "inputs",
+        "activation of 9 layers",
+        "normalisation layers",
+        "initial weights",
+        "optimizer",
+        "warm-up",
+        "norm of the gradients",
+    ]
+    assert loss(train(build(), 100)) > 10 * loss(train(setup, 100))
