@@ -10,6 +10,9 @@ healthy twin reaches with the same seed in as many steps, plus a tenth of the wa
 guess. A run is repairable if it has an error to measure, misses the target as it is, and its fault
 is none of `HOPELESS`, where the program lacks what only its author knows.
 
+With `--blind`, repair is told neither metric nor target, and judges by what the run learned; what it
+calls good is then compared with the target.
+
     python benchmarks/repair.py --part tune --seeds 1
     python benchmarks/repair.py --part fresh --seeds 2 --jobs 2
 """
@@ -30,6 +33,7 @@ from statistics import fmean
 from typing import Any, Final
 
 import torch
+from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -53,8 +57,8 @@ HOPELESS: Final[dict[str, str]] = {
 SORTED: Final = "unshuffled-data"
 """Cause of a case that is mended by shuffling, though its first batches have constant labels."""
 
-Job = tuple[str, int, int]
-"""Name of a case, seed, steps."""
+Job = tuple[str, int, int, bool]
+"""Name of a case, seed, steps, and whether repair is told no target."""
 
 
 def training_setup(setup: Setup) -> TrainingSetup:
@@ -69,13 +73,13 @@ def training_setup(setup: Setup) -> TrainingSetup:
     )
 
 
-def error_of(setup: Setup) -> float:
-    """Return the error of a trained program; NaN if it has none."""
+def error_of(setup: Setup, model: nn.Module) -> float:
+    """Return the error of a trained model by a program's measure; NaN if it has none."""
     if setup.score is None:
         return math.nan
-    setup.model.eval()
+    model.eval()
     with torch.no_grad():
-        return float(setup.score(setup.model))
+        return float(setup.score(model))
 
 
 @functools.cache
@@ -87,7 +91,7 @@ def trained(name: str, seed: int, steps: int) -> tuple[float, dict[str, Any]]:
     except Exception:  # noqa: BLE001 -- a program that raises has learned nothing
         return math.inf, {}
     weights = {k: v.clone() for k, v in setup.model.state_dict().items()}
-    return error_of(setup), weights
+    return error_of(setup, setup.model), weights
 
 
 def hopeless(case: Case) -> str | None:
@@ -99,7 +103,7 @@ def hopeless(case: Case) -> str | None:
 
 def examine(job: Job) -> dict[str, Any]:
     """Repair one program, and return all that is known of it as what JSON can hold."""
-    name, seed, steps = job
+    name, seed, steps, blind = job
     case = cases()[name]
     row: dict[str, Any] = {
         "case": name, "kind": case.kind, "part": case.part, "seed": seed, "healthy": case.healthy,
@@ -117,25 +121,27 @@ def examine(job: Job) -> dict[str, Any]:
         return row
     began = time.perf_counter()
     try:
-        result = _repaired(case, seed, steps, target)
+        result = _repaired(case, seed, steps, None if blind else target)
     except Exception as error:  # noqa: BLE001 -- a crash is a result
         place = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{Path(place.filename).name}:{place.lineno}"
         return row | {"crash": f"{type(error).__name__} at {where}: {error}"[:300]}
     row |= result.to_dict() | {"seconds": time.perf_counter() - began}
+    if blind:
+        reached = error_of(case.setup(seed), result.setup.model)
+        row |= {"metric": reached, "claimed": result.repaired, "repaired": reached <= target}
     if case.healthy:
         row["untouched"] = not result.edits and _same(result.setup.model.state_dict(), weights)
     return row
 
 
-def _repaired(case: Case, seed: int, steps: int, target: float) -> RepairResult:
-    score = case.setup(seed).score
+def _repaired(case: Case, seed: int, steps: int, target: float | None) -> RepairResult:
     return repair(
         lambda s: training_setup(case.setup(s)),
         steps=steps,
         seed=seed,
-        metric=score,
-        target=target if score is not None else None,
+        metric=None if target is None else case.setup(seed).score,
+        target=target,
         higher_is_better=False,
     )
 
@@ -158,6 +164,9 @@ def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "share": len(mended) / len(broken) if broken else None,
         "extra": fmean(r["extra"] for r in mended) if mended else None,
         "extra_of_all": fmean(r.get("extra", 0.0) for r in broken) if broken else None,
+        "claimed_in_vain": [
+            r["case"] for r in broken if r.get("claimed") and not r.get("repaired")
+        ],
         "healthy": len(healthy),
         "untouched": sum(bool(r.get("untouched")) for r in healthy),
         "hopeless": sorted({r["case"] for r in rows if not r["healthy"] and r["hopeless"]}),
@@ -208,6 +217,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
     parser.add_argument("--json", type=Path, help="also write the rows to this file")
     parser.add_argument("--faulty", action="store_true", help="leave the healthy runs out")
+    parser.add_argument("--blind", action="store_true", help="tell repair no target")
     parser.add_argument("--verbose", action="store_true", help="show every run")
     parser.add_argument("--no-save", action="store_true", help="print only")
     return parser.parse_args()
@@ -237,7 +247,8 @@ def main() -> None:
         and re.search(options.only, c.name)
         and not (options.faulty and c.healthy)
     ]
-    jobs = [(c.name, seed, options.steps) for c in chosen for seed in range(options.seeds)]
+    seeds = range(options.seeds)
+    jobs = [(c.name, seed, options.steps, options.blind) for c in chosen for seed in seeds]
     _prepare()
     rows = []
     for row in examined(jobs, options.jobs):
@@ -245,7 +256,12 @@ def main() -> None:
         show_run(row, verbose=options.verbose)
     show(rows)
     results = {
-        "settings": {"part": options.part, "seeds": options.seeds, "steps": options.steps},
+        "settings": {
+            "part": options.part,
+            "seeds": options.seeds,
+            "steps": options.steps,
+            "blind": options.blind,
+        },
         "summary": summarise(rows),
         "rows": rows,
     }

@@ -36,12 +36,6 @@ def warm(optimizer):
     return warmup_cosine(optimizer, warmup_steps=20, total_steps=200)
 
 
-def pair(make_job, **settings):
-    """Return a guarded run, and one without a guard that draws the same."""
-    reset()
-    return make_job(**settings), make_job(**settings | {"guard": None})
-
-
 @pytest.fixture(autouse=True)
 def _random_state():
     with torch.random.fork_rng():

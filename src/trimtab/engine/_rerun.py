@@ -71,6 +71,7 @@ class Rerun:
         """Whether the arithmetic of updates is that of a run whose host may look at values."""
         self.active = False
         """Whether steps are being made again at this moment."""
+        self._deviates = False  # whether a step was made that had been left out, or the reverse
         self._folds = folds_steps(optimizer)  # before attach() makes it say so to a GradScaler
 
     def run(
@@ -94,6 +95,7 @@ class Rerun:
         """
         change = change or Change()
         replay = Replay()
+        self._deviates = False
         with self._quiet(), self._attention_capped(change.attention_cap):
             if change.fresh_moments:
                 self.optimizer.state.clear()
@@ -149,7 +151,9 @@ class Rerun:
         """Make one step again."""
         window, divisor, same = self._backward(step, change, decide)
         loss, weight = window.mean_loss().detach(), window.weight
-        updater = Updater(self.optimizer, self._clipper(change), at_once=self.at_once, folds=self._folds)
+        updater = Updater(
+            self.optimizer, self._clipper(change), at_once=self.at_once, folds=self._folds
+        )
         updater.norm_limit = step.norm_limit if change.clip is None else None
         skip = step.skipped
         norm = float("nan")
@@ -168,6 +172,7 @@ class Rerun:
         for group, old in zip(self.optimizer.param_groups, before, strict=True):
             group.update({k: v for k, v in old.items() if k != "params"})
         skipped = bool(update.found_inf)
+        self._deviates |= skipped != step.skipped
         keeper.put_back(skipped)
         keeper.renew()
         self._move(weight, skipped=skipped)
@@ -218,8 +223,10 @@ class Rerun:
 
     def _set_rates(self, step: TapeStep, change: Change) -> None:
         """Give each group the settings that the step had, changed as is asked for."""
+        follows = self._deviates and "schedule" in self.parts  # which is elsewhere than it was then
         for group, settings in zip(self.optimizer.param_groups, step.settings, strict=False):
-            group.update(settings)
+            if not follows:
+                group.update(settings)
             rate = float(group["lr"]) * change.lr
             if change.lr_cap is not None:
                 rate = min(rate, change.lr_cap)
