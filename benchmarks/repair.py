@@ -10,8 +10,8 @@ healthy twin reaches with the same seed in as many steps, plus a tenth of the wa
 guess. A run is repairable if it has an error to measure, misses the target as it is, and its fault
 is none of `HOPELESS`, where the program lacks what only its author knows.
 
-With `--blind`, repair is told neither metric nor target, and judges by what the run learned; what it
-calls good is then compared with the target.
+With `--blind`, repair is told neither metric nor target, and judges by what the run learned; what
+it calls good is then compared with the target.
 
     python benchmarks/repair.py --part tune --seeds 1
     python benchmarks/repair.py --part fresh --seeds 2 --jobs 2
@@ -112,10 +112,8 @@ def examine(job: Job) -> dict[str, Any]:
     error, weights = trained(name, seed, steps)
     twin = error if case.twin is None else trained(case.twin, seed, steps)[0]
     row |= {"error": error, "twin": twin, "hopeless": hopeless(case)}
-    if not math.isfinite(twin):
-        return row | {"target": None, "repairable": False}
-    target = twin + MARGIN * max(0.0, 1 - twin)
-    misses = not error <= target
+    target = twin + MARGIN * max(0.0, 1 - twin) if math.isfinite(twin) else None
+    misses = target is not None and not error <= target
     row |= {"target": target, "repairable": misses and not row["hopeless"]}
     if not (case.healthy or row["repairable"]):
         return row
@@ -127,7 +125,7 @@ def examine(job: Job) -> dict[str, Any]:
         where = f"{Path(place.filename).name}:{place.lineno}"
         return row | {"crash": f"{type(error).__name__} at {where}: {error}"[:300]}
     row |= result.to_dict() | {"seconds": time.perf_counter() - began}
-    if blind:
+    if blind and target is not None:
         reached = error_of(case.setup(seed), result.setup.model)
         row |= {"metric": reached, "claimed": result.repaired, "repaired": reached <= target}
     if case.healthy:

@@ -22,7 +22,11 @@ import numpy as np
 import pytest
 import torch
 
+from trimtab.audit._target import import_function
 from trimtab.cli import main
+from trimtab.cli._replay import replay_parser
+from trimtab.engine import TrainingSetup
+from trimtab.engine._replay_bundle import parse_changes
 from trimtab.findings import _rule, registered
 from trimtab.signals import RunWriter
 
@@ -160,9 +164,21 @@ def record_runs(paths: list[str], folder: Path) -> None:
         writer.close()
 
 
+def accept_replay(args: list[str]) -> None:
+    """Check what stands behind `trimtab replay`, as far as that needs no incident."""
+    given = replay_parser().parse_args(args)
+    assert given.incident.name.startswith("step-")
+    assert len(parse_changes(given.change)) == len(given.change)
+    if given.build is not None:
+        assert isinstance(import_function(given.build)(0), TrainingSetup)
+
+
 def accept(args: list[str], page: Path, folder: Path) -> None:
     """Check that the trimtab command takes these arguments."""
     write_files(page, folder)
+    if args[:1] == ["replay"]:  # the incident is not here
+        accept_replay(args[1:])
+        return
     if args[:1] == ["train"] and not {"--help", "-h"} & set(args):
         if "--resume" in args:  # it reads a run, which is not here; its options are the same
             assert "--config" not in args
@@ -209,8 +225,9 @@ def test_make_command_exists(command, workplace, capsys):
 def known_options() -> str:
     """Return the help of every recipe and command."""
     command = [sys.executable, "-m", "trimtab.cli"]
-    alone = (["report"], ["watch"], ["check"], ["diagnose"], ["explain"])
-    named = (["train", "gpt"], ["train", "stablenet"], *alone)
+    alone = (["report"], ["watch"], ["check"], ["diagnose"], ["replay"], ["explain"])
+    audits = (["audit", "resume"], ["audit", "accumulation"])
+    named = (["train", "gpt"], ["train", "stablenet"], *audits, *alone)
     helps = [[*command, *words, "--help"] for words in named]
     return "".join(subprocess.check_output(h, text=True) for h in helps)
 

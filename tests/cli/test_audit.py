@@ -99,7 +99,7 @@ def test_the_projects_settings_count(capsys):
         "[tool.trimtab]\nignore = ['optimizer-not-resumed']\n", encoding="utf-8"
     )
     assert main(FORGETFUL) == 0
-    assert main([*FORGETFUL, "--select", "TT8"]) == 1
+    assert main([*FORGETFUL, "--select", "optimizer-not-resumed"]) == 1
 
 
 @pytest.mark.parametrize(

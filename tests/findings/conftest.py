@@ -112,6 +112,26 @@ class Cleared(Rule):
     rank: ClassVar = 25
 
 
+@dataclass(frozen=True, kw_only=True)
+class Incident(Rule):
+    """A run broke."""
+
+    code: ClassVar = "IN001"
+    name: ClassVar = "broken-run"
+    symptom: ClassVar = Symptom.LOSS_SPIKE
+    scope: ClassVar = "incident"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audited(Rule):
+    """A run does not go on as it was."""
+
+    code: ClassVar = "AU001"
+    name: ClassVar = "not-resumed"
+    symptom: ClassVar = Symptom.SILENT_CONFIG_ERROR
+    scope: ClassVar = "audit"
+
+
 ALL = (DeadUnits, LossSpike, NoDocstring, LoopRule, ClipFirst, Cleared)
 
 
@@ -124,8 +144,16 @@ def registry(monkeypatch):
 
 @pytest.fixture
 def rules(registry):
-    """A registry that holds a rule of every scope; they are its attributes by name."""
+    """A registry that holds rules of most scopes; they are its attributes by name."""
     return SimpleNamespace(**{register(rule).__name__: rule for rule in ALL})
+
+
+@pytest.fixture
+def all_loaded(rules):
+    """The same, with every package that registers rules."""
+    register(Incident)
+    register(Audited)
+    return rules
 
 
 @pytest.fixture

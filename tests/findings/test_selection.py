@@ -53,7 +53,7 @@ def test_rules_have_their_thresholds(rules):
         ({"ignore": ["TT7", 3]}, "ignore must be a list of texts"),
         ({"plugins": "rules"}, 'plugins must be a list of texts such as ["my_rules"], got'),
         ({"plugins": ["no_such_module"]}, "The plugin 'no_such_module' cannot be imported"),
-        ({"select": ["TT8"]}, "select has 'TT8', which is neither a rule's code, nor"),
+        ({"select": ["TT9"]}, "select has 'TT9', which is neither a rule's code, nor"),
         ({"ignore": ["loss-spikes"]}, "Did you mean 'loss-spike'?"),
         ({"settings": 3}, "rules must be a table with a table for each rule, got 3."),
         ({"settings": {"TT201": 3}}, "rules.TT201 must be a table of thresholds, got 3."),
@@ -80,7 +80,7 @@ def test_rules_have_their_thresholds(rules):
         ),
     ],
 )
-def test_refuses_what_cannot_be(rules, fields, message):
+def test_refuses_what_cannot_be(all_loaded, fields, message):
     with pytest.raises(ConfigError) as raised:
         Selection(**fields)
 
@@ -96,7 +96,7 @@ def test_thresholds_of_a_rule_that_comes_later(rules, registry):
         selection.rules("live")
 
 
-def test_override(rules):
+def test_override(all_loaded):
     project = Selection(select=["TT2"], ignore=["TT7", "TT301"], settings={"TT201": {"limit": 2}})
 
     assert project.override() == project
@@ -105,8 +105,8 @@ def test_override(rules):
     assert changed.settings == project.settings
     assert codes(changed) == ["TT201", "TT301", "TT701"]
     assert codes(project.override(ignore=["TT201"])) == []
-    with pytest.raises(ConfigError, match="select has 'TT8'"):
-        project.override(select=["TT8"])
+    with pytest.raises(ConfigError, match="select has 'TT9'"):
+        project.override(select=["TT9"])
 
 
 PROJECT = """
@@ -147,7 +147,7 @@ def test_from_pyproject_without_a_table(rules, tmp_path):
         ("plugins = ['no_such_module']", "The plugin 'no_such_module' cannot be imported"),
     ],
 )
-def test_names_the_file(rules, tmp_path, text, message):
+def test_names_the_file(all_loaded, tmp_path, text, message):
     path = tmp_path / "pyproject.toml"
     path.write_text(f"[tool.trimtab]\n{text}\n", encoding="utf-8")
 

@@ -44,7 +44,7 @@ def test_takes_what_names_rules(rules, selector):
         ("dead units", "Did you mean 'dead-units'?"),
     ],
 )
-def test_refuses_what_names_none(rules, selector, hint):
+def test_refuses_what_names_none(all_loaded, selector, hint):
     with pytest.raises(ConfigError) as raised:
         check_selector(selector, "ignore")
 

@@ -14,6 +14,7 @@ from torch import nn
 from trimtab import StabilityWarning, Stepper
 from trimtab.guard import Change, Limits, MicroStep, TapeStep
 from trimtab.guard._investigation import Investigation
+from trimtab.optim import warmup_cosine
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": lambda p, lr: torch.optim.Adam(p, lr=lr),
@@ -164,6 +165,94 @@ def _incidents_may_be_said():
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"TT\d{3} ", StabilityWarning)
         yield
+
+
+NAN, HUGE = float("nan"), 1e3
+
+BAD = {
+    "nan": lambda x, y: (x * NAN, y),
+    "times 1000": lambda x, y: (x * HUGE, y * HUGE),
+    "garbage labels": lambda x, y: (x, 50 * y.flip(0)),
+}
+
+
+def spoilt(kind, *steps):
+    return lambda step, x, y: BAD[kind](x, y) if step in steps else (x, y)
+
+
+def once(step, action):
+    """Return what does something before one step."""
+    return lambda now: action() if now == step else None
+
+
+def warm(optimizer):
+    return warmup_cosine(optimizer, warmup_steps=20, total_steps=200)
+
+
+@pytest.fixture(autouse=True)
+def _random_state():
+    with torch.random.fork_rng():
+        yield
+
+
+def reset():
+    """Begin with the same random numbers: those that dropout draws."""
+    torch.random.manual_seed(7)
+
+
+def kinds(job):
+    """Return the incidents of a run, in short."""
+    return [(i.step, i.kind, i.finding.code) for i in job.incidents]
+
+
+WAYS = {
+    "plain": {},
+    "batch norm and dropout": {"norm": True, "dropout": 0.2, "optimizer": "momentum"},
+    "accumulated": {"norm": True, "dropout": 0.2, "accumulate": 4},
+    "fused": {"optimizer": "adam fused", "schedule": warm},
+    "as an accelerator": {"norm": True, "dropout": 0.2, "at_once": False},
+}
+
+
+@pytest.fixture(params=WAYS)
+def way(request):
+    return WAYS[request.param]
+
+
+@pytest.fixture
+def compare(make_job, same):
+    """Run a guarded job, then a bare one from the same random state, and compare all they left."""
+
+    def check(settings, last=100, *, without=(), bad=None, before=None):
+        bad = {} if bad is None else {"bad": bad}
+        reset()
+        job = make_job(**settings)
+        job.run(1, last, **bad, before=(lambda step: None) if before is None else before(job))
+        left = job.state()
+        reset()
+        clean = make_job(**settings | {"guard": None})
+        bad = {} if before is not None else bad
+        same(left, clean.run(1, last, **bad, without=without).state())
+        return job
+
+    return check
+
+
+def change_weight(job):
+    job.model[-1].weight.data[0, 0] *= 2.0**14  # as a flipped bit of the exponent does
+
+
+def change_moment(job):
+    state = job.optimizer.state[job.model[-1].weight]
+    state["exp_avg" if "exp_avg" in state else "momentum_buffer"][0, 0] += 1e4
+
+
+def change_gradient(job):
+    hook = job.model[-1].weight.register_hook(lambda grad: (hook.remove(), grad * 2.0**20)[1])
+
+
+def jump(job, *, factor=300):
+    job.optimizer.param_groups[0]["lr"] *= factor
 
 
 class FakeRing:

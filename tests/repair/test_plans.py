@@ -116,8 +116,10 @@ def test_every_plan_begins_with_what_has_helped(first):
 def test_a_game_of_two_keeps_its_loop(first):
     first.adversary = True
     first.setup.train_step = print
+    first.findings = [finding("TT420"), finding("TT508")]
     plans = names(candidates(first, [], ()))
     assert not [p for p in plans if "plain_loop" in p or "use_adamw" in p]
+    assert name_of(direct(first)) == "filter_nonfinite"
 
 
 def test_hooks_are_hung_on_the_optimizer_that_stays(first):

@@ -94,6 +94,7 @@ def test_what_cannot_be_mended_is_never_called_repaired(make_build, task):
     assert str(result).startswith("not repaired, with ")
     assert result.extra <= 2.0
     assert not any(attempt.good for attempt in result.attempts)
+    assert result.edits == []  # no change was better than none
 
 
 def test_no_budget_means_no_change(make_build):

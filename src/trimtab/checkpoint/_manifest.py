@@ -86,7 +86,7 @@ def read_manifest(path: Path) -> Manifest:
         named = re.fullmatch(r"step-(\d+)", path.name)
         if named and int(named[1]) != content["step"]:
             raise ValueError(
-                f"its folder and its manifest name different steps ({content['step']})"
+                f"its folder and its manifest name different steps ({content['step']})."
             )
         files = {n: (_whole(f["bytes"]), str(f["sha256"])) for n, f in content["files"].items()}
         healthy = bool(content.get("healthy", True))
@@ -131,7 +131,7 @@ def damage_as_state_error(path: Path) -> Iterator[None]:
         if isinstance(error, TrimtabError):
             raise
         what = f"there is no {error}" if isinstance(error, KeyError) else error
-        raise StateError(f"Checkpoint {path} is damaged: {what}.") from error
+        raise StateError(f"Checkpoint {path} is damaged: {str(what).rstrip('.')}.") from error
 
 
 def _checksum(content: Mapping[str, Any]) -> str:
@@ -141,7 +141,7 @@ def _checksum(content: Mapping[str, Any]) -> str:
 
 def _whole(value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise ValueError(f"{MANIFEST} has {value!r} in the place of a whole number")
+        raise ValueError(f"{MANIFEST} has {value!r} in the place of a whole number.")
     return value
 
 
@@ -156,16 +156,16 @@ def _check_entries(content: Mapping[str, Any]) -> None:
         return
     expected |= {"healthy", "sha256"} | ({"ranks"} if content["format"] == _SHARDED else set())
     if content.keys() != expected or not isinstance(content["healthy"], bool):
-        raise ValueError(f"{MANIFEST} has other entries than {', '.join(sorted(expected))}")
+        raise ValueError(f"{MANIFEST} has other entries than {', '.join(sorted(expected))}.")
     if content["sha256"] != _checksum(content):
-        raise ValueError(f"{MANIFEST} does not match its checksum")
+        raise ValueError(f"{MANIFEST} does not match its checksum.")
     if content["format"] == _SHARDED and _whole(content["ranks"]) < 1:
-        raise ValueError(f"{MANIFEST} names no ranks")
+        raise ValueError(f"{MANIFEST} names no ranks.")
 
 
 def _check_names(path: Path, files: Mapping[str, Any], num_ranks: int) -> None:
     if num_ranks > len(files):  # before names are made for a billion of them
-        raise ValueError(f"{MANIFEST} names {num_ranks} ranks, but only {len(files)} files")
+        raise ValueError(f"{MANIFEST} names {num_ranks} ranks, but only {len(files)} files.")
     known = _FILES
     if num_ranks:
         shards = (shard_files(rank, num_ranks).values() for rank in range(num_ranks))
@@ -178,7 +178,7 @@ def _check_names(path: Path, files: Mapping[str, Any], num_ranks: int) -> None:
             "Use a checkpoint that you wrote yourself."
         )
     if known - files.keys():
-        raise ValueError(f"{MANIFEST} does not name {min(known - files.keys())}")
+        raise ValueError(f"{MANIFEST} does not name {min(known - files.keys())}.")
 
 
 def _read_regular(path: Path, name: str, size: int | None) -> bytes:
@@ -196,9 +196,9 @@ def _read_regular(path: Path, name: str, size: int | None) -> bytes:
         )
     about = file.stat()
     if not stat.S_ISREG(about.st_mode):  # reading a pipe would never end
-        raise ValueError(f"{name} is not a file")
+        raise ValueError(f"{name} is not a file.")
     if size is None and about.st_size > _MOST_BYTES:
-        raise ValueError(f"{name} has {about.st_size} bytes")
+        raise ValueError(f"{name} has {about.st_size} bytes.")
     if size is not None and about.st_size != size:
-        raise ValueError(f"{name} has {about.st_size} bytes, expected {size}")
+        raise ValueError(f"{name} has {about.st_size} bytes, expected {size}.")
     return file.read_bytes()

@@ -175,7 +175,7 @@ class ShardReader:
         """
         entries = [(r, i[kind][name]) for r, i in enumerate(self._indices) if name in i[kind]]
         if not entries:
-            raise ValueError(f"no rank holds {name}")
+            raise ValueError(f"no rank holds {name}.")
         whole = tuple(entries[0][1]["shape"])
         if shape is not None and whole != shape:
             raise ConfigError(
@@ -186,10 +186,10 @@ class ShardReader:
         stored = [(r, Box(offset=tuple(e["offset"]), size=tuple(e["size"]))) for r, e in entries]
         shared = [(r, pair) for r, b in stored if (pair := box.overlap(b))]
         if sum(math.prod(inside.size) for _, (inside, _) in shared) != math.prod(box.size):
-            raise ValueError(f"parts of {name} are missing")
+            raise ValueError(f"parts of {name} are missing.")
         dtype = getattr(torch, str(entries[0][1]["dtype"]), None)
         if not isinstance(dtype, torch.dtype):
-            raise TypeError(f"{name} has an unknown type")
+            raise TypeError(f"{name} has an unknown type.")
         result = torch.zeros(box.size, dtype=dtype)
         for rank, (inside, theirs) in shared:
             tensor = self._tensors(rank, kind)[name if kind == "model" else f"shared.{name}"]

@@ -194,7 +194,7 @@ def read_checkpoint(
             weights = unflatten(trees["model"], load(contents["model.safetensors"]))
             rest = unflatten(trees["state"], load(contents["state.safetensors"]))
         if not (isinstance(weights, dict) and isinstance(rest, dict)):
-            raise TypeError("state.json holds no dictionaries")
+            raise TypeError("state.json holds no dictionaries.")
     return manifest.step, weights, rest
 
 

@@ -31,7 +31,7 @@ Exit status: 0 if the replay as it was is bit for bit what was recorded, else 1.
 
 def replay(args: list[str]) -> int:
     """Repeat a recorded incident: first as it was, then with each change."""
-    parser = _parser()
+    parser = replay_parser()
     given = parser.parse_args(args)
     incident, words = _told_apart(given)
     if incident is None:
@@ -49,7 +49,8 @@ def replay(args: list[str]) -> int:
     return 0 if rows[0].reproduced else 1
 
 
-def _parser() -> argparse.ArgumentParser:
+def replay_parser() -> argparse.ArgumentParser:
+    """Return the parser of what stands behind `trimtab replay`."""
     parser = make_parser("replay", replay.__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = CHANGES

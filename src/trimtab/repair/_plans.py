@@ -93,7 +93,7 @@ def direct(first: First) -> Plan:
         first: The run as it was.
     """
     causes = [f for f in first.findings if is_cause(f, first.findings) and f.code not in GUESSES]
-    return _joined(order for f in causes for order in orders_of(f, first))
+    return _joined((order for f in causes for order in orders_of(f, first)), first)
 
 
 def orders_of(finding: Finding, first: First) -> list[Order]:
@@ -163,8 +163,9 @@ def candidates(first: First, found: Sequence[Finding], base: Plan) -> list[Plan]
         plans.append([Order(action="align_batches")])
     if not first.adversary:
         place = likely if base else max(likely, min(len(plans), RECIPE_AT))
-        plans[place:place] = [boost(), recipe(), afresh()]
-    joined = [_joined([*base, *plan]) for plan in plans]
+        fast = [boost(1e-2)] if any(order.action == "use_adamw" for order in base) else []
+        plans[place:place] = [*fast, boost(), recipe(), afresh()]
+    joined = [_joined([*base, *plan], first) for plan in plans]
     different: dict[str, Plan] = {name_of(base): ()}
     for plan in joined:
         different.setdefault(name_of(plan), plan)
@@ -182,16 +183,19 @@ def _flat(findings: Iterable[Finding]) -> Iterator[Finding]:
         yield from _flat(finding.consequences)
 
 
-def _joined(orders: Iterable[Order]) -> Plan:
+def _joined(orders: Iterable[Order], first: First) -> Plan:
     """Return orders in the sequence in which they can be applied, one for each action.
 
     Of two for one action the later counts. What another optimizer would undo is left out, and
-    hooks come last, since they belong to the optimizer that is there.
+    hooks come last, since they belong to the optimizer that is there. A loop body that learns from
+    several losses stays.
     """
     last: dict[str, Order] = {}
     for order in orders:
         if order.action == "use_adamw":
             last = {k: v for k, v in last.items() if k not in SETTINGS}
+        if order.action == "plain_loop" and first.adversary:
+            continue
         last.pop(order.action, None)
         last[order.action] = order
     return tuple(sorted(last.values(), key=lambda order: order.action in HOOKS))

@@ -148,11 +148,12 @@ class _Repair:
         )
         if first.good:
             return self._result(first, None)
-        base = max(base, self._untrained(first))  # to be better than a ruin is not enough
-        return self._result(first, self._mend(first, base))
+        best = self._mend(first, max(base, self._untrained(first)))
+        useless = best is not None and not best.good and first.complete and best.value <= base
+        return self._result(first, None if useless else best)
 
     def _untrained(self, first: First) -> float:
-        """Return how good a model is before training."""
+        """Return how good a model is before training: to be better than a ruin is not enough."""
         start = replace(first.outcome, end=first.outcome.start, losses=())
         return self.goal.value(self.goal.measure(built(self.build, self.seed).model), start)
 

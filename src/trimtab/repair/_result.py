@@ -38,7 +38,8 @@ class RepairResult:
             not repaired; nor was one whose last check failed.
         healthy_before: Whether the run was good as it was; it then comes back as any plain loop
             would have trained it.
-        setup: The best that was reached, trained for all steps.
+        setup: The best that was reached; trained for all steps, unless it is bad and either broke
+            or was stopped for want of budget.
         metric: Of the trained model; NaN without a metric.
         edits: What was changed, in order.
         advice: What to write into the program, and what no program can do.

@@ -44,8 +44,8 @@ class RunConfig:
     keep_checkpoints: int = 2
     """How many of the newest checkpoints stay on disk."""
     guard: Literal["spike", "nonfinite", "olmo", "zclip", "observe", "none"] = "spike"
-    """Which steps are left out as outliers, and whether the run is put back when it breaks; observe
-    only records what it would do."""
+    """What keeps the run alive: the policy by which steps are left out as outliers. If they go on,
+    the run is put back and the cause is looked for. observe only records what spike would do."""
 
     def __post_init__(self) -> None:
         require(self.steps >= 1, "steps", "at least 1", self.steps)

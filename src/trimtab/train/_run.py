@@ -31,7 +31,8 @@ def train(
 ) -> dict[str, Any]:
     """Train a recipe and leave a run folder with everything about it.
 
-    The folder holds `config.toml`, `metrics.csv`, `checkpoints/`, `curves.png` and `summary.json`.
+    The folder holds `config.toml`, `metrics.csv`, `checkpoints/`, `curves.png` and `summary.json`,
+    and `incidents/` if the guard had to act.
     The same settings and seed give the same numbers on a CPU, also when the run was interrupted and
     resumed in between. Torch's global random state and thread count are put back afterwards.
 
