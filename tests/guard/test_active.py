@@ -4,7 +4,7 @@ import warnings
 
 import pytest
 import torch
-from tests.guard.conftest import BAD, kinds, once, reset, spoilt, warm
+from tests.guard.conftest import BAD, jump, kinds, once, reset, spoilt, warm
 from torch import nn
 
 from trimtab import DivergedError, StabilityWarning, Stepper

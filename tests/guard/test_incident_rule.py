@@ -3,7 +3,7 @@ import pytest
 from trimtab.findings import Severity, registered
 from trimtab.guard._incident_rule import IncidentRule, example_of
 
-RULES = {code: rule for code, rule in registered("incident").items()}
+RULES = registered("incident")
 WITH_EXAMPLE = [code for code, rule in RULES.items() if rule.example]
 
 

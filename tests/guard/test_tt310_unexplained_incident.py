@@ -1,4 +1,5 @@
 from tests.guard.conftest import change_weight, kinds, once, spoilt
+
 from trimtab.findings import Severity, Symptom
 from trimtab.guard import Guard
 from trimtab.guard.tt310_unexplained_incident import UnexplainedIncident

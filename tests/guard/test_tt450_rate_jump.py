@@ -1,4 +1,5 @@
 from tests.guard.conftest import jump, kinds, once
+
 from trimtab.findings import Fix, Severity, Symptom
 from trimtab.guard.tt450_rate_jump import RateJump
 

@@ -1,6 +1,6 @@
 import pytest
-
 from tests.guard.conftest import kinds, spoilt
+
 from trimtab.findings import Fix, Severity, Symptom
 from trimtab.guard.tt512_bad_batch import BadBatch
 

@@ -1,6 +1,6 @@
 import pytest
-
 from tests.guard.conftest import change_gradient, change_weight, kinds, once, spoilt
+
 from trimtab.findings import Severity, Symptom
 from trimtab.guard.tt603_state_corrupted import StateCorrupted
 
