@@ -11,7 +11,7 @@ from trimtab.guard import Change, Guard, MicroStep, TapeStep
 from trimtab.nn import Attention
 from trimtab.optim import NormClip, ZClip, warmup_cosine
 from trimtab.precision import LossScaler
-from trimtab.signals import Recorder
+from trimtab.signals import Recorder, Watch
 
 OPTIMIZERS = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
@@ -321,7 +321,7 @@ class TestManners:
 
     def test_a_recorder_does_not_see_them_either(self):
         run = Recorded()
-        recorder = Recorder(run.model, list(run.model.parameters()))
+        recorder = Recorder(run.model, list(run.model.parameters()), watch=Watch(parameters=1))
         replayer = Rerun(run.model, run.optimizer, recorder=recorder)
 
         replayer.run(run.steps)

@@ -54,8 +54,8 @@ class Job:
             **options,
         )
         self.stepper._at_once = self.stepper._updater.at_once = at_once
-        if self.guard is not None:
-            self.guard.replayer.at_once = at_once
+        if self.stepper.guard is not None:
+            self.stepper.guard.replayer.at_once = at_once
         self.results: list[Any] = []
 
     @property

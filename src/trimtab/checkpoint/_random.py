@@ -20,10 +20,32 @@ def random_state() -> dict[str, Any]:
     state: dict[str, Any] = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call] # untyped in torch
         state |= {f"cuda{i}": s for i, s in enumerate(torch.cuda.get_rng_state_all())}
-    version, words, gauss = random.getstate()
-    state["python"] = {"version": version, "words": torch.tensor(words), "gauss": gauss}
-    state["numpy"] = _to_plain(np.random.get_state(legacy=False))  # noqa: NPY002 # the user's own
+    state["python"] = _python_state()
+    state["numpy"] = _numpy_state()
     return state
+
+
+_encoded: dict[str, tuple[Any, dict[str, Any]]] = {}
+"""States of Python's and NumPy's generators as they were last, with their encoding: a training loop
+asks at every step, and few loops draw from them."""
+
+
+def _python_state() -> dict[str, Any]:
+    state = random.getstate()
+    if "python" not in _encoded or _encoded["python"][0] != state:
+        version, words, gauss = state
+        plain = {"version": version, "words": torch.tensor(words), "gauss": gauss}
+        _encoded["python"] = state, plain
+    return dict(_encoded["python"][1])
+
+
+def _numpy_state() -> dict[str, Any]:
+    state = np.random.get_state()  # noqa: NPY002 # the user's own
+    key = (state[0], state[1].tobytes(), *state[2:])
+    if "numpy" not in _encoded or _encoded["numpy"][0] != key:
+        plain = _to_plain(np.random.get_state(legacy=False))  # noqa: NPY002 # the user's own
+        _encoded["numpy"] = key, plain
+    return dict(_encoded["numpy"][1])
 
 
 def restore_random_state(state: Mapping[str, Any]) -> None:

@@ -2,13 +2,11 @@
 
 import inspect
 import math
-import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -244,7 +242,7 @@ def _untouched(root: nn.Module) -> Iterator[None]:
     """Put buffers, modes and random state back afterwards, bit for bit."""
     buffers = [(m, n, b, b.clone()) for m in root.modules() for n, b in _own_buffers(m)]
     modes = [(m, m.training) for m in root.modules()]
-    on_device, python, numpy = random_state(), random.getstate(), np.random.get_state()  # noqa: NPY002 # the user's
+    drawn = random_state()
     try:
         yield
     finally:
@@ -255,9 +253,7 @@ def _untouched(root: nn.Module) -> Iterator[None]:
                 buffer.copy_(saved)
         for module, training in modes:
             module.training = training
-        restore_random_state(on_device)
-        random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002 # likewise
+        restore_random_state(drawn)
 
 
 def _own_buffers(module: nn.Module) -> list[tuple[str, Tensor]]:
