@@ -3,6 +3,7 @@ import functools
 import pytest
 import torch
 
+from trimtab.checkpoint import random_state
 from trimtab.errors import ConfigError, StateError
 from trimtab.guard import MicroStep, Tape, TapeStep, freeze
 
