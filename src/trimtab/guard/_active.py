@@ -209,13 +209,22 @@ class ActiveGuard:
         self.keeper.put_back(skip if isinstance(skip, Tensor) else bool(skip))
         self.keeper.renew()
 
-    def end_step(self, seconds: float) -> None:
-        """Take a snapshot if one is due."""
+    def end_step(self, seconds: float, settle: Callable[[], None] | None = None) -> None:
+        """Take a snapshot if one is due.
+
+        Args:
+            seconds: Since the step before ended.
+            settle: Takes in the step's outcome if it is still on its way, so that schedule and
+                counters in the snapshot are those of after the step.
+        """
         ring = self.ring
         if ring is None or self._streak:
             return
         if ring.due(self.number, seconds) and self.number >= self._next_snapshot:
-            self._take_snapshot()
+            if settle is not None:
+                settle()
+            if not self._streak:
+                self._take_snapshot()
 
     def _take_snapshot(self) -> None:
         assert self.ring is not None
@@ -665,13 +674,13 @@ class ActiveGuard:
         if incident.kind != "skip" or len(self.incidents) <= TOLD:
             text = f"{incident.finding}. {incident.action}"
             warnings.warn(text, StabilityWarning, stacklevel=2)
-        folder = self.config.out or self._folder()
+        folder = self._folder() if self.config.out is None else Path(self.config.out)
         before = next((w for w in self._written if w.step == incident.step), None)
         if folder is None or not (before or self._has_room(incident)):
             return
         state, tape = self._to_replay(incident, tape, snapshot, made=made)
         if state is not None:
-            incident = self.incidents[-1] = replace(incident, snapshot_step=state["step"])
+            incident = replace(incident, snapshot_step=state["step"])
         try:
             path = write_bundle(
                 folder,

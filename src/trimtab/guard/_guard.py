@@ -54,7 +54,7 @@ class Guard:
     """Steps over which the learning rate comes back after a return to a snapshot."""
     max_rollbacks: int = 3
     """Returns to a snapshot within 1,000 steps; after them the run is stopped, and saved."""
-    out: Path | None = None
+    out: Path | str | None = None
     """Where incidents are written to; None is `incidents/` in the run folder, if there is one."""
     keep_incidents: int = 5
     """Incidents that have a folder on disk. Once there are as many, later steps that were left out
@@ -62,6 +62,8 @@ class Guard:
 
     def __post_init__(self) -> None:
         as_policy(self.policy)
+        if isinstance(self.out, str):
+            object.__setattr__(self, "out", Path(self.out))
         counts = {"escalate_after": 1, "snapshots": 0, "delay": 1, "rewarm": 0, "max_rollbacks": 0}
         counts |= {"keep_incidents": 0, "tape_bytes": 0}
         for name, least in counts.items():
