@@ -50,9 +50,15 @@ HOPELESS: Final[dict[str, str]] = {
     "labels-unrelated": "the labels do not belong to the inputs: what is right is lost",
     "constant-labels": "all labels are the same: what is right is lost",
     "repeated-batch": "the data are one batch: what the others hold is not there",
+    "targets-equal-inputs": "the targets are the inputs: what comes next is not among the data",
     "diverging-targets": "the loop body's own targets grow without end: a discount above one",
 }
 """Causes that no change of the training mends, and why."""
+
+UNMEASURED: Final[dict[str, str]] = {
+    "log-of-zero-in-preprocessing": "its error is that on other inputs than it is trained on",
+}
+"""Cases whose error says nothing of a repair, and why."""
 
 SORTED: Final = "unshuffled-data"
 """Cause of a case that is mended by shuffling, though its first batches have constant labels."""
@@ -96,6 +102,8 @@ def trained(name: str, seed: int, steps: int) -> tuple[float, dict[str, Any]]:
 
 def hopeless(case: Case) -> str | None:
     """Return why no change of the training can mend a case; None if one might."""
+    if case.name in UNMEASURED:
+        return UNMEASURED[case.name]
     if SORTED in case.causes:
         return None
     return next((why for cause, why in HOPELESS.items() if cause in case.causes), None)
@@ -112,7 +120,8 @@ def examine(job: Job) -> dict[str, Any]:
     error, weights = trained(name, seed, steps)
     twin = error if case.twin is None else trained(case.twin, seed, steps)[0]
     row |= {"error": error, "twin": twin, "hopeless": hopeless(case)}
-    target = twin + MARGIN * max(0.0, 1 - twin) if math.isfinite(twin) else None
+    measured = case.setup(seed).score is not None
+    target = twin + MARGIN * max(0.0, 1 - twin) if measured and math.isfinite(twin) else None
     misses = target is not None and not error <= target
     row |= {"target": target, "repairable": misses and not row["hopeless"]}
     if not (case.healthy or row["repairable"]):

@@ -96,46 +96,49 @@ class TestLearningRate:
 
         ((_, kind, code),) = kinds(job)
         assert (kind, code) == ("rollback", "TT450")
-        assert job.incidents[0].action.endswith("The learning rate is held at 0.01.")
+        assert job.incidents[0].action.endswith(
+            "From now on the learning rate is divided by its jump, 300."
+        )
         assert job.guard.rates.cap == 0.01
         assert job.optimizer.param_groups[0]["lr"] == 3.0  # the user's own
         same(job.state()["model"], clean.state()["model"])
 
-    def test_the_hold_ends_when_less_is_asked_for(self, make_job, same):
+    def test_the_hold_ends_when_the_rate_is_ordinary_again(self, make_job):
         job = make_job()
         job.run(1, 80, before=once(60, lambda: jump(job)))
 
-        job.run(81, 100, before=lambda _step: jump(job, factor=0.5))
+        job.run(81, 110, before=once(81, lambda: jump(job, factor=1 / 300)))
 
         assert job.guard.rates.cap is None
-        assert job.results[-1].lr == pytest.approx(3.0 * 0.5**20)
+        assert len(job.incidents) == 1
 
     def test_is_left_alone_if_so_told(self, make_job):
-        job = make_job(guard=Guard(apply=False, max_rollbacks=1))
+        job = make_job(guard=Guard(apply=False))
 
-        with pytest.raises(DivergedError, match="gone back to a healthy state 2 times"):
-            job.run(1, 100, before=once(60, lambda: jump(job)))
+        job.run(1, 63, before=once(60, lambda: jump(job)))
 
+        assert [code for *_, code in kinds(job)] == ["TT450"]
+        assert job.incidents[0].action.endswith("learning rate of at most 0.01.")
         assert job.guard.rates.cap is None
-        assert [i.kind for i in job.incidents] == ["rollback", "stop"]
 
     def test_replays_use_the_rates_that_the_guard_had_set(self, make_job):
         """Else a second replay would differ from the record, and something outside be blamed."""
-        job = make_job()
+        job = make_job(guard=Guard(snapshots=100))
         job.run(1, 70, before=once(60, lambda: jump(job)))
         assert job.guard.rates.cap == 0.01
+        job.guard._take_snapshot()
         job.guard.norm_limit = 0.5
 
         job.run(71, 90)
 
-        steps = job.guard.tape.since(job.guard.ring.newest().step)
+        late = next(s for s in job.guard.ring.snapshots if s.step == 70)
+        steps = job.guard.tape.since(70)
         assert {group["lr"] for step in steps for group in step.settings} == {0.01}
-        late = job.guard.ring.newest()
         random = torch.get_rng_state()
         job.guard.ring.restore(late)
         replay = job.guard.replayer.run(steps)
         torch.set_rng_state(random)
-        assert len(steps) > 0
+        assert len(steps) == 20
         assert steps[-1].norm_limit == 0.5
         assert replay.first_difference is None
 
@@ -147,7 +150,7 @@ class TestGoingBackWithoutReplays:
         ids=str,
     )
     def test_takes_the_last_healthy_state_and_warms_up(self, make_job, settings):
-        job = make_job(guard=Guard(**settings), norm=True)
+        job = make_job(guard=Guard(**settings, overhead=0.9), norm=True)
 
         job.run(1, 120, before=once(60, lambda: change_weight(job)))
 
@@ -172,10 +175,10 @@ class TestGoingBackWithoutReplays:
         assert used[10:] == [None, None]
 
     def test_ends_after_some_tries_with_the_state_of_the_snapshot(self, make_job):
-        job = make_job(guard=Guard(explain=False, max_rollbacks=2))
+        job = make_job(guard=Guard(explain=False, max_rollbacks=2, overhead=0.9))
 
         def break_it(step):
-            if step >= 60 and step % 5 == 0:
+            if step in {60, 100, 140}:
                 change_weight(job)
 
         with pytest.raises(DivergedError, match=r"more than max_rollbacks=2.*save it"):
@@ -184,7 +187,7 @@ class TestGoingBackWithoutReplays:
         assert [i.kind for i in job.incidents] == ["rollback", "rollback", "stop"]
         assert "was stopped: it had gone back 2 times" in job.incidents[-1].action
         with torch.no_grad():
-            assert job.loss(*job.batch(59)) < 2.0  # what it was in health
+            assert job.loss(*job.batch(59)) < 2.0  # as in health
 
     def test_without_snapshots_there_is_only_leaving_out(self, make_job):
         job = make_job(guard=Guard(snapshots=0), max_skips=20)

@@ -5,7 +5,7 @@ import torch
 
 from trimtab.findings import Evidence, Fix
 from trimtab.guard import Change, Limits, TapeStep, freeze
-from trimtab.guard._investigation import describe, rate_before_jump, remedy_of
+from trimtab.guard._investigation import describe, rates_at_jump, remedy_of
 from trimtab.guard.tt310_unexplained_incident import UnexplainedIncident
 from trimtab.guard.tt512_bad_batch import BadBatch
 
@@ -32,6 +32,13 @@ class TestTheState:
         assert verdict.lost == {61, 62, 63}
         assert case.ring.restored == []
         assert case.replayer.changes == []
+
+    def test_that_is_known_to_be_bad_is_replayed_whatever_the_batches_say(self, investigate):
+        case = investigate(never, sound=True)
+
+        verdict = case.run(corrupt=True)
+
+        assert (verdict.finding.code, verdict.restored) == ("TT310", True)
 
     def test_is_judged_on_the_last_clean_batches(self, investigate):
         case = investigate(never, sound=True)
@@ -177,18 +184,18 @@ def jump(step):
     return 0.1 if step < 60 else 10.0
 
 
-def test_the_rate_before_the_last_jump():
+def test_the_rates_before_and_after_the_last_jump():
     def steps(*rates):
         return [
             TapeStep(i, [], [{"lr": r}, {"lr": r / 2}], 1.0, 1.0, 1.0, skipped=False, flagged=False)
             for i, r in enumerate(rates)
         ]
 
-    assert rate_before_jump(steps(0.1, 0.1, 10.0, 10.0)) == 0.1
-    assert rate_before_jump(steps(0.1, 1.0, 0.2, 5.0)) == 0.2
-    assert rate_before_jump(steps(0.1, 0.19, 0.36)) is None  # a warm-up
-    assert rate_before_jump(steps(0.0, 0.1)) is None  # its first step
-    assert rate_before_jump(steps(0.1)) is None
+    assert rates_at_jump(steps(0.1, 0.1, 10.0, 10.0)) == (0.1, 10.0)
+    assert rates_at_jump(steps(0.1, 1.0, 0.2, 5.0)) == (0.2, 5.0)
+    assert rates_at_jump(steps(0.1, 0.19, 0.36)) is None  # a warm-up
+    assert rates_at_jump(steps(0.0, 0.1)) is None  # its first step
+    assert rates_at_jump(steps(0.1)) is None
 
 
 LIMITS = Limits(loss=3.0, norm=5.0)

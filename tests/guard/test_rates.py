@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from trimtab.guard._rates import Rates
+from trimtab.guard._rates import CALM, Rates
 
 
 def optimizer(lr=1.0, other=0.1):
@@ -56,15 +56,30 @@ def test_a_rewarm_of_no_steps_is_none():
     assert rates_in_step(rates, opt) == [1.0, 0.1]
 
 
-def test_holds_the_rate_until_the_schedule_asks_for_less():
+def test_undoes_a_jump_and_keeps_what_the_schedule_makes_of_it():
     opt = optimizer(lr=3.0)
     rates = Rates([opt], rewarm=4)
-    rates.cap = 0.5
+    rates.hold(0.5, 3.0)
 
-    assert rates_in_step(rates, opt) == [0.5, 0.1]
-    assert rates.used == [0.5, 0.1]
-    opt.param_groups[0]["lr"] = 0.4
-    assert rates_in_step(rates, opt) == [0.4, 0.1]
+    assert rates_in_step(rates, opt) == pytest.approx([0.5, 0.1])
+    assert rates.used == pytest.approx([0.5, 0.1])
+    opt.param_groups[0]["lr"] = 1.8  # it decays
+    assert rates_in_step(rates, opt) == pytest.approx([0.3, 0.1])
+
+
+def test_a_jump_is_over_when_the_rate_has_been_ordinary_for_a_while():
+    opt = optimizer(lr=0.9)  # not twice the rate of before
+    rates = Rates([opt], rewarm=4)
+    rates.hold(0.5, 3.0)
+    assert rates_in_step(rates, opt) == [0.9, 0.1]
+    opt.param_groups[0]["lr"] = 3.0
+    assert rates_in_step(rates, opt) == pytest.approx([0.5, 0.1])
+
+    opt.param_groups[0]["lr"] = 0.9
+    for _ in range(CALM):
+        rates_in_step(rates, opt)
+
+    assert rates.cap is None
     opt.param_groups[0]["lr"] = 3.0
     assert rates_in_step(rates, opt) == [3.0, 0.1]  # a cycle that comes later is meant
 
@@ -95,7 +110,8 @@ def test_resumes_in_the_middle():
     opt = optimizer()
     rates, resumed = Rates([opt], rewarm=4), Rates([opt], rewarm=4)
     rates.begin_rewarm()
-    rates.factor, rates.cap = 0.5, 0.4
+    rates.factor = 0.5
+    rates.hold(0.4, 0.9)
     rates_in_step(rates, opt)
 
     resumed.load_state_dict(rates.state_dict())

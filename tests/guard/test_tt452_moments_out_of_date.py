@@ -1,4 +1,4 @@
-import torch
+import pytest
 
 from trimtab.findings import Severity, Symptom
 from trimtab.guard import Change
@@ -38,7 +38,7 @@ def test_the_replay_really_forgets_them(make_job):
         job.guard.ring.restore(before)
         start = job.model[0].weight.detach().clone()
         job.guard.replayer.run(steps, change)
-        weights.append(float((job.model[0].weight - start).abs().max()))
+        weights.append(float((job.model[0].weight.detach() - start).abs().max()))
 
-    assert weights[1] == torch.tensor(0.01).item() or weights[1] < 0.0101  # the rate, as in step 1
+    assert weights[1] == pytest.approx(0.01, rel=1e-3)  # the rate, as in a run's first step
     assert weights[0] > 10 * weights[1]

@@ -125,6 +125,12 @@ def test_usual_losses(make_setup, task):
     assert diff == ["loss: broken -> binary cross-entropy with logits"]
 
     assert usual(make_setup, 2, task.pairs, broken)[1] == []
+    assert usual(make_setup, 1, task.pairs, nn.MSELoss())[1] == []  # it is that already
+
+
+def test_a_loss_without_gradient_is_replaced(make_setup, task):
+    setup = make_setup(loss_fn=lambda output, y: functional.mse_loss(output.round(), y))
+    assert once(setup, "fit_output", task.pairs) == ["loss: <lambda> -> mean squared error"]
 
 
 def test_cross_entropy_over_time(make_setup):
@@ -159,3 +165,10 @@ def test_sum_becomes_mean(make_setup, task):
     setup = make_setup(loss_fn=nn.MSELoss(reduction="sum"))
     assert once(setup, "mean_loss", task.pairs) == ["reduction of the loss: sum -> mean"]
     assert once(setup, "mean_loss", task.pairs) == []
+
+
+def test_sign_is_turned(make_setup, task):
+    setup = make_setup(loss_fn=lambda output, y: -functional.mse_loss(output, y))
+    assert once(setup, "turn_loss", task.pairs) == ["sign of the loss: as given -> turned"]
+    out, y = setup.model(task.x[0]), task.y[0]
+    assert torch.equal(setup.loss_fn(out, y), functional.mse_loss(out, y))

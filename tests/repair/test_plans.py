@@ -59,6 +59,8 @@ def test_a_first_loss_is_one_of_targets_or_of_weights(first):
     loss = Evidence(name="first loss", value=9.0, normal="<= 3")
     assert names([orders_of(finding("TT007", evidence=(targets,)), first)]) == ["scale_targets"]
     assert names([orders_of(finding("TT007", evidence=(loss,)), first)]) == ["shrink_head"]
+    first.outcome = Outcome(None, None, None, (math.nan,))
+    assert names([orders_of(finding("TT007", evidence=(loss,)), first)]) == ["reinitialise"]
 
 
 def test_a_rate_that_jumped_is_capped_where_the_loss_was_best(first):
@@ -73,7 +75,7 @@ def test_a_rate_that_jumped_is_capped_where_the_loss_was_best(first):
 def test_too_large_steps_are_first_made_smaller(first):
     first.outcome = Outcome(None, None, None, (math.nan,))
     plans = names(candidates(first, [finding("TT401")], ()))
-    assert plans[:2] == ["scale_learning_rate(factor=0.1)", "scale_learning_rate(factor=0.01)"]
+    assert plans[1:3] == ["scale_learning_rate(factor=0.1)", "scale_learning_rate(factor=0.01)"]
     assert "align_batches" in plans
     assert name_of(tuple(recipe())) in plans
 
@@ -81,7 +83,7 @@ def test_too_large_steps_are_first_made_smaller(first):
 def test_too_small_steps_are_made_larger_by_what_was_measured(first):
     low = finding("TT402", remedy=Fix(action="scale_learning_rate", args={"factor": 700.0}))
     plans = names(candidates(first, [low], ()))
-    assert plans[:2] == ["scale_learning_rate(factor=700)", "scale_learning_rate(factor=7e+03)"]
+    assert plans[1:3] == ["scale_learning_rate(factor=700)", "scale_learning_rate(factor=7e+03)"]
 
 
 def test_what_is_odd_is_tried_early(make_setup, task):
@@ -93,11 +95,12 @@ def test_what_is_odd_is_tried_early(make_setup, task):
     pairs = [(100 * x, 1000 * y) for x, y in task.pairs]
     first = First(setup, outcome=Outcome(None, None, None, (1.0,)), sample=pairs)
     plans = names(candidates(first, [], ()))
-    assert [p for p in plans if "," not in p][:6] == [
+    assert [p for p in plans if "," not in p][:7] == [
         "plain_loop",
         "unfreeze",
         "usual_settings",
         "mean_loss",
+        "usual_loss",
         "scale_targets",
         "normalise_inputs",
     ]
@@ -106,7 +109,7 @@ def test_what_is_odd_is_tried_early(make_setup, task):
 def test_every_plan_begins_with_what_has_helped(first):
     base = tuple(orders_of(finding("TT003"), first))
     plans = names(candidates(first, [], base))
-    assert plans[0] == (
+    assert plans[1] == (
         "repoint_optimizer, use_adamw(lr=0.003), warm_up(steps=10), clip_gradients(max_norm=1)"
     )
     assert all(p.startswith("repoint_optimizer, ") for p in plans)
@@ -128,4 +131,23 @@ def test_hooks_are_hung_on_the_optimizer_that_stays(first):
         Order(action="clip_gradients", args={"max_norm": 5.0}),
     )
     plans = names(candidates(first, [], base))
-    assert plans[0] == "use_adamw(lr=0.003), warm_up(steps=10), clip_gradients(max_norm=1)"
+    assert plans[1] == "use_adamw(lr=0.003), clip_gradients(max_norm=1), warm_up(steps=10)"
+
+
+def test_a_rate_that_has_helped_is_the_one_to_go_on_from(first):
+    base = (Order(action="scale_learning_rate", args={"factor": 200.0}),)
+    plans = names(candidates(first, [], base))
+    assert "scale_learning_rate(factor=2e+03)" in plans
+    assert "scale_learning_rate(factor=60)" in plans
+
+
+def test_another_loss_is_tried_only_where_the_loss_is_the_place(first):
+    assert names([orders_of(finding("TT434", site="loss"), first)]) == [
+        "usual_loss, skip_nonfinite"
+    ]
+    assert names([orders_of(finding("TT434", site="2.bias"), first)]) == ["skip_nonfinite"]
+
+
+def test_weights_without_any_gradient_ask_for_another_loss(first):
+    still = finding("TT408", remedy=Fix(action="check_optimizer"))
+    assert names([orders_of(still, first)]) == ["fit_output, repoint_optimizer"]

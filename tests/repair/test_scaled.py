@@ -44,3 +44,10 @@ def test_first_tensor():
     assert first_tensor({"x": (a, b)}) is a
     assert first_tensor([None, b]) is b
     assert first_tensor("text") is None
+
+
+def test_can_be_put_around_itself():
+    inner = Scaled(nn.Linear(1, 1), outputs=(torch.tensor(1.0), torch.tensor(2.0)))
+    outer = Scaled(inner, inputs=(torch.tensor(3.0), torch.tensor(4.0)))
+    x = torch.tensor([[7.0]])
+    torch.testing.assert_close(outer(x), inner(torch.tensor([[1.0]])))

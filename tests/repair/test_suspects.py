@@ -20,7 +20,8 @@ def actions(plans):
 
 def test_usual_settings_are_not_suspected(make_setup, task):
     first = first_of(make_setup(), sample=task.pairs, rates=[(0.01, 1.0)] * 50)
-    assert list(odd_settings(first)) == []
+    assert actions(odd_settings(first)) == ["usual_loss"]  # which changes nothing here
+    assert apply(first.setup, next(odd_settings(first)), task.pairs) == []
     assert list(odd_data(first)) == []
 
 
@@ -48,6 +49,16 @@ def test_odd_settings(make_setup):
     ]
     first.adversary = True
     assert actions(odd_settings(first))[0] == "unfreeze"
+
+
+def test_a_loss_that_falls_below_zero_may_have_the_wrong_sign(make_setup):
+    falling = Outcome(None, None, None, tuple(-float(i) for i in range(20)))
+    assert actions(odd_settings(First(make_setup(), outcome=falling))) == [
+        "turn_loss",
+        "usual_loss",
+    ]
+    positive = Outcome(None, None, None, tuple(20.0 - i for i in range(20)))
+    assert actions(odd_settings(First(make_setup(), outcome=positive))) == ["usual_loss"]
 
 
 def test_odd_data(make_setup, task):

@@ -88,7 +88,7 @@ def attach(
             folder, and said once as a `StabilityWarning`. A `Selection` says which rules, and with
             which thresholds.
         stateful: What else has a state and goes back with a snapshot, by name: an average of the
-            weights, for example. Anything with `state_dict` and `load_state_dict`.
+            weights, a `GradScaler`. Anything with `state_dict` and `load_state_dict`.
 
     Returns:
         What shows the measurements and takes all of it off again.
@@ -184,7 +184,8 @@ class Trim(Uncopied):
             raise
         self._rerun: Rerun | None = None
         self.guard: Final = self._make_guard(guard, model, optimizers, stateful, config)
-        self._tape = LoopTape(self.guard)
+        scalers = [v for v in stateful.values() if isinstance(v, torch.amp.GradScaler)]
+        self._tape = LoopTape(self.guard, scalers[0] if scalers else None)
         self._hooks = [
             OptimizerHooks(
                 o,
@@ -306,16 +307,15 @@ class Trim(Uncopied):
         values = record.values
         loss, norm = values["loss"], values["gradient.norm"]
         tape = self._tape.take(record)
-        scaled = values["loss_scale"] != 1
+        scaled = not values["loss_scale"] <= 1  # NaN: a scale that the loop has divided by itself
+        lost = not math.isfinite(loss) and (tape is not None or not math.isnan(loss))
         shown = {k: v for k, v in values.items() if k in {"learning_rate", "loss_scale"}}
         outcome = Outcome(
             loss=loss,
             norm=norm,
             skipped=bool(values["step.skipped"]),
             flagged=bool(values["step.flagged"]),
-            overflow=scaled
-            and not math.isfinite(norm)
-            and (math.isnan(loss) or abs(loss) < math.inf),
+            overflow=scaled and not math.isfinite(norm) and not lost,
             values=shown,
             tape=tape,
             number=record.step,

@@ -21,10 +21,14 @@ class LoopTape:
 
     Args:
         guard: That replays them; None keeps nothing.
+        scaler: The loop's, if it is known: it tells by what gradients were divided that the loop
+            has unscaled itself.
     """
 
-    def __init__(self, guard: ActiveGuard | None) -> None:
-        self._guard = guard
+    def __init__(
+        self, guard: ActiveGuard | None, scaler: torch.amp.GradScaler | None = None
+    ) -> None:
+        self._guard, self._scaler = guard, scaler
         self._micro_steps: list[MicroStep] = []
         self._closed: deque[TapeStep] = deque(maxlen=4)  # whose numbers are on their way
 
@@ -58,6 +62,9 @@ class LoopTape:
             divisor: What its gradients are divided by; NaN if nobody knows, then it is not kept.
         """
         micro_steps, self._micro_steps = self._micro_steps, []
+        if isinstance(divisor, float) and math.isnan(divisor):
+            scale = None if self._scaler is None else self._scaler._scale
+            divisor = math.nan if scale is None else scale.detach().clone()
         known = not (isinstance(divisor, float) and math.isnan(divisor))
         if self._guard is None or not micro_steps or not known:
             return

@@ -470,7 +470,7 @@ class Stepper:
                 raise
         if self.guard is not None:
             now = time.perf_counter()
-            self.guard.end_step(now - self._ended)
+            self.guard.end_step(now - self._ended, None if self._at_once else self.sync)
             self._ended = now
 
     def _close_tape(self, divisor: float | Tensor) -> TapeStep | None:
@@ -592,7 +592,7 @@ class Stepper:
         tape = pending.tape
         if tape is not None:
             tape.loss, tape.norm, tape.skipped, tape.flagged = loss, norm, skipped, flagged
-        overflow = skipped and self.scaler is not None and math.isfinite(loss)
+        overflow = skipped and pending.result.loss_scale > 1 and math.isfinite(loss)
         outcome = Outcome(
             loss=loss,
             norm=norm,

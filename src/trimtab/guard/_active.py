@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -19,9 +20,17 @@ from trimtab.guard._buffers import BufferKeeper
 from trimtab.guard._bundle import write_bundle
 from trimtab.guard._change import Change
 from trimtab.guard._divergence import Divergence
+from trimtab.guard._finite import FiniteWatch
 from trimtab.guard._guard import Guard
 from trimtab.guard._incident import Experiment, Incident
-from trimtab.guard._investigation import NUM_CLEAN, Investigation, Replayer, Verdict, describe
+from trimtab.guard._investigation import (
+    NUM_CLEAN,
+    Investigation,
+    Replayer,
+    Verdict,
+    describe,
+    rates_at_jump,
+)
 from trimtab.guard._live import LiveState
 from trimtab.guard._policies import as_policy
 from trimtab.guard._policy import Limits, Policy
@@ -38,9 +47,9 @@ SHOWN: Final = 100
 ROLLBACK_SPAN: Final = 1000
 """Steps within which returns to a snapshot are counted."""
 
-OVERFLOWS: Final = 12
+OVERFLOWS: Final = 40
 """Overflows of fp16 in a row that are no search for the loss scale any more: it halves each time,
-and 65536 is a power of 2 with 16 steps down to 1."""
+and comes down from 2^40 to 1 in as many."""
 
 TOLD: Final = 3
 """Steps left out that are warned of; later ones are in `incidents` and in the run folder."""
@@ -119,7 +128,7 @@ class ActiveGuard:
         self.replayer, self._folder, self._apply = replayer, folder, apply
         self.run_config = run_config
         """Returns the settings of the run, which incidents are written down with."""
-        self._agree = agree
+        self._agree, self._slowest = agree, slowest
         self._parts: Final = dict(parts)
         first = as_policy(config.policy)
         self.policies: Final[list[Policy]] = [
@@ -128,6 +137,7 @@ class ActiveGuard:
         self.rates: Final = Rates(self.optimizers, rewarm=config.rewarm)
         self.live: Final = LiveState(model, self.optimizers, self._parts)
         self.keeper: Final = BufferKeeper(model)
+        self._finite = FiniteWatch(self.live)
         if not config.act:
             self.keeper.close()
         self.ring: Final = (
@@ -223,8 +233,24 @@ class ActiveGuard:
         if ring.due(self.number, seconds) and self.number >= self._next_snapshot:
             if settle is not None:
                 settle()
-            if not self._streak:
+            if not self._streak and not self._has_broken():
                 self._take_snapshot()
+
+    def _has_broken(self) -> bool:
+        """Look whether the state has turned non-finite unseen, and put it back if it has.
+
+        Raises:
+            DivergedError: It has been put back too often.
+        """
+        if not self._agree(self._finite.has_broken()):
+            return False
+        self._limits = self._read_limits()
+        if self.ring is not None and self.ring.snapshots:
+            self._escalate(self.number, corrupt=True)
+        if self._agree(self._finite.has_broken()):
+            self._finite.accept()  # the run itself makes it so
+            return False
+        return True
 
     def _take_snapshot(self) -> None:
         assert self.ring is not None
@@ -317,7 +343,9 @@ class ActiveGuard:
     def _made_again(self, outcome: Outcome, number: int) -> bool:
         """Make a step again that was left out, if it is sound the second time; return whether."""
         step, replayer = outcome.tape, self.replayer
-        if step is None or replayer is None or not outcome.skipped or len(self._streak) > 1:
+        if replayer is None or not outcome.skipped or len(self._streak) > 1:
+            return False
+        if self._agree(step is None) or step is None:
             return False
         case = self._investigation([], [step], [], None, number)
         if not case.can_replay([step]):
@@ -339,7 +367,9 @@ class ActiveGuard:
             )
             self._report_made_again(step, row)
         self.keeper.put_back(skip=True)  # of the forward passes that are under way
-        replayer.run([step], Change(lr_cap=self.rates.cap), decide=lambda *_: False)
+        stale = number <= self._stale_until  # made at a rate that is held down since
+        change = Change(lr_cap=self.rates.cap if stale else None)
+        replayer.run([step], change, decide=lambda *_: False)
         restore_random_state(random)
         self.keeper.renew()
         self.tape.drop_after(number - 1)
@@ -478,7 +508,7 @@ class ActiveGuard:
         assert self.replayer is not None
         return Investigation(
             ring=self.ring,
-            scratch=lambda: SnapshotRing(self.live, slots=2),
+            scratch=lambda: SnapshotRing(self.live, slots=2, slowest=self._slowest),
             replayer=self.replayer,
             limits=self._limits,
             clean=clean,
@@ -490,8 +520,13 @@ class ActiveGuard:
             agree=self._agree,
         )
 
-    def _escalate(self, first_bad: int, *, diverged: bool = False) -> bool:
+    def _escalate(self, first_bad: int, *, diverged: bool = False, corrupt: bool = False) -> bool:
         """Find the cause, and put the run back if its state is at fault.
+
+        Args:
+            first_bad: Number of the first bad step.
+            diverged: Whether the run has left what it learned, though no step was an outlier.
+            corrupt: Whether the state is known to be bad, though no step has shown it.
 
         Raises:
             DivergedError: It has been put back too often.
@@ -503,20 +538,20 @@ class ActiveGuard:
         if diverged and ring.snapshots:
             base = ring.snapshots[0]
         random, settings = random_state(), self._settings()
-        verdict = self._verdict(base, first_bad)
+        verdict = self._verdict(base, first_bad, corrupt=corrupt)
         restore_random_state(random)
         if not verdict.restored:
             action = "Its data are left out; the state is sound."
             if verdict.change is None:
                 action = "Its steps are left out; there is no other state to go back to."
             elif self.config.apply and not verdict.change.without:
-                action += self._keep_up(verdict.change)
+                action += self._keep_up(verdict.change, ())
             self._enter(verdict, first_bad, "skip", action)
             return False
         self._after_return(verdict, settings, first_bad, diverged=diverged)
         return True
 
-    def _verdict(self, base: Snapshot | None, first_bad: int) -> Verdict:
+    def _verdict(self, base: Snapshot | None, first_bad: int, *, corrupt: bool) -> Verdict:
         ring = self.ring
         assert ring is not None
         steps = self.tape.since(base.step) if base is not None else None
@@ -524,7 +559,11 @@ class ActiveGuard:
             before = [s for s in steps if s.number < first_bad and not s.skipped]
             bad = [s for s in steps if s.number >= first_bad]
             clean = before[-NUM_CLEAN:]
-            return self._investigation(clean, bad, steps, base, first_bad).run()
+            case = self._investigation(clean, bad, steps, base, first_bad)
+            if case.can_replay(steps):
+                return case.run(corrupt=corrupt)
+        if not corrupt and self._leads_nowhere():
+            base = None
         if base is not None:
             ring.restore(base)
         lost = range(base.step + 1, self.number + 1) if base is not None else self._streak
@@ -540,6 +579,18 @@ class ActiveGuard:
             lost=frozenset(lost),
             suspects={"steps": list(self._streak) or [first_bad]},
         )  # fmt: skip
+
+    def _leads_nowhere(self) -> bool:
+        """Tell whether it is better to leave steps out than to go back without a replay.
+
+        So it is if the state is finite, and only losses and gradients are not; and if the run has
+        just gone back and what followed was no better.
+        """
+        rows = [row for row in self._history if row["step"] in self._streak]
+        odd = all(not math.isfinite(row["gradient.norm"]) for row in rows)
+        if self._rollbacks and self._rollbacks[-1] > self.number - 2 * self.config.delay:
+            return True
+        return bool(rows) and odd and not self._agree(self._finite.has_broken())
 
     def _after_return(
         self,
@@ -576,7 +627,7 @@ class ActiveGuard:
             action = f"{went} and made its steps again, {verdict.change}"
             action += f"; {len(verdict.lost)} are left out." if verdict.lost else "."
             if self.config.apply:
-                action += self._keep_up(verdict.change)
+                action += self._keep_up(verdict.change, kept)
         self._enter(verdict, first_bad, "stop" if over else "rollback", action, tape=kept)
         self.tape.drop_after(base)
         self.ring.drop_after(base)
@@ -599,11 +650,12 @@ class ActiveGuard:
         if self.ring is not None:
             self._take_snapshot()
 
-    def _keep_up(self, change: Change) -> str:
-        """Go on as it went well in the replay; return it in words."""
+    def _keep_up(self, change: Change, tape: Sequence[TapeStep]) -> str:
+        """Go on as it went well in the replay of a tape; return it in words."""
         if change.lr_cap is not None:
-            self.rates.cap = change.lr_cap
-            return f" The learning rate is held at {change.lr_cap:.3g}."
+            before, after = rates_at_jump(tape) or (change.lr_cap, change.lr_cap)
+            self.rates.hold(before, after)
+            return f" From now on the learning rate is divided by its jump, {self.rates.jump:.3g}."
         if change.lr != 1:
             self.rates.factor *= change.lr
             return f" The learning rate stays at {self.rates.factor:g} of the schedule's."
@@ -675,6 +727,8 @@ class ActiveGuard:
             text = f"{incident.finding}. {incident.action}"
             warnings.warn(text, StabilityWarning, stacklevel=2)
         folder = self._folder() if self.config.out is None else Path(self.config.out)
+        if dist.is_available() and dist.is_initialized() and dist.get_rank() > 0:
+            folder = None  # the first rank writes
         before = next((w for w in self._written if w.step == incident.step), None)
         if folder is None or not (before or self._has_room(incident)):
             return

@@ -6,7 +6,7 @@ from statistics import median
 from typing import Any, Final
 
 WINDOW: Final = 20
-"""Steps whose median is the level of the loss: the least that a batch-sized noise averages out in."""
+"""Steps whose median is the level of the loss: enough for the noise of batches to average out."""
 
 GROWN: Final = 2.0
 """How much the gradient norm has to have grown since the best level: it doubled before all of 31

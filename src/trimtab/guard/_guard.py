@@ -77,10 +77,14 @@ class Guard:
                 "snapshots of a Guard must be 0 or at least 2, got 1: one to return to while the "
                 "next proves itself."
             )
-        for name in ("overhead", "max_share"):
-            value = getattr(self, name)
-            if not 0 < value <= 1:
-                raise ConfigError(f"{name} of a Guard must be above 0 and at most 1, got {value}.")
+        if not 0 < self.overhead < 1:
+            raise ConfigError(
+                f"overhead of a Guard must be above 0 and below 1, got {self.overhead}."
+            )
+        if not 0 < self.max_share <= 1:
+            raise ConfigError(
+                f"max_share of a Guard must be above 0 and at most 1, got {self.max_share}."
+            )
         if not (math.isfinite(self.explain_s) and self.explain_s >= 0):
             raise ConfigError(
                 f"explain_s of a Guard must be 0 or more seconds, got {self.explain_s}."

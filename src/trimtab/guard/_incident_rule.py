@@ -1,4 +1,4 @@
-"""The base of the causes that the guard names after it has replayed the steps before an incident."""
+"""The base of the causes that the guard names after it has replayed the last steps."""
 
 from dataclasses import dataclass
 from typing import ClassVar

@@ -14,6 +14,7 @@ from trimtab.guard._frozen import Frozen
 from trimtab.guard._incident import Experiment
 from trimtab.guard._incident_rule import IncidentRule
 from trimtab.guard._policy import Limits
+from trimtab.guard._rates import JUMP
 from trimtab.guard._snapshots import Snapshot, SnapshotRing
 from trimtab.guard._tape import TapeStep
 from trimtab.guard.tt109_gradient_spike import GradientSpike
@@ -41,10 +42,6 @@ NEARLY: Final = 3.0
 
 FAR: Final = 8.0
 """The same for one step of a replay, beside the limits of the policy."""
-
-JUMP: Final = 2.0
-"""Ratio of two learning rates in a row from which on the rate has jumped: no schedule in use
-doubles its rate from one step to the next, but for the first steps of a warm-up."""
 
 FEW: Final = 3
 """Steps whose data can be at fault before another cause is looked for: what takes long to build up
@@ -180,12 +177,16 @@ class Investigation:
         spoilt = any(isinstance(each, Frozen) and each.why_not() for each in computes)
         return not self.agree(spoilt)
 
-    def run(self) -> Verdict:
-        """Find the cause, and leave the state that the run shall go on from."""
+    def run(self, *, corrupt: bool = False) -> Verdict:
+        """Find the cause, and leave the state that the run shall go on from.
+
+        Args:
+            corrupt: Whether the present state is known to be bad.
+        """
         if not self.can_replay(self.steps):
             return self._unexplained()
         try:
-            return self._look() or self._unexplained()
+            return self._look(corrupt=corrupt) or self._unexplained()
         except OutOfTimeError:
             why = "the time was up"
         except Exception as error:  # noqa: BLE001 # the user's code raised: go back all the same
@@ -196,10 +197,10 @@ class Investigation:
         self.done.append(row)
         return self._unexplained()
 
-    def _look(self) -> Verdict | None:
+    def _look(self, *, corrupt: bool) -> Verdict | None:
         began = time.perf_counter()
         probe = self.probe()
-        if self.clean and self.is_sound(probe):
+        if self.clean and not corrupt and self.is_sound(probe):
             return self._of_data(probe, time.perf_counter() - began)
         if self.base is None or not self.steps:
             return None
@@ -281,9 +282,9 @@ class Investigation:
     def _changes(self) -> Iterator[tuple[IncidentRule, Change]]:
         before = [s for s in self.steps if self._start < s.number < self.first_bad]
         accepted = frozenset(s.number for s in before if not s.skipped)
-        cap = rate_before_jump(self.steps)
-        if cap is not None:
-            yield RateJump(), Change(lr_cap=cap)
+        jump = rates_at_jump(self.steps)
+        if jump is not None:
+            yield RateJump(), Change(lr_cap=jump[0])
         if accepted:
             yield BadBatch(), Change(without=accepted)
         if 0 < self.limits.norm_level < self.replayer.max_norm:
@@ -426,12 +427,12 @@ class Investigation:
         )
 
 
-def rate_before_jump(steps: Sequence[TapeStep]) -> float | None:
-    """Return the learning rate before the last sudden rise among some steps; None without one."""
+def rates_at_jump(steps: Sequence[TapeStep]) -> tuple[float, float] | None:
+    """Return the learning rates before and after the last sudden rise; None without one."""
     rates = [max(float(group["lr"]) for group in step.settings) for step in steps]
     for before, after in reversed(list(pairwise(rates))):
         if before > 0 and after > JUMP * before:
-            return before
+            return before, after
     return None
 
 

@@ -5,6 +5,13 @@ from typing import Any, Final
 
 from torch.optim import Optimizer
 
+JUMP: Final = 2.0
+"""Ratio of two learning rates in a row from which on the rate has jumped: no schedule in use
+doubles its rate from one step to the next, but for the first steps of a warm-up."""
+
+CALM: Final = 20
+"""Steps in a row at an ordinary rate after which a jump is over."""
+
 LEAST: Final = 0.1
 """Share of its learning rate that a run starts with again after a return to a snapshot."""
 
@@ -23,7 +30,10 @@ class Rates:
         self._optimizers, self._rewarm = optimizers, rewarm
         self._left = 0
         self.cap: float | None = None
-        """Largest rate of any group; lifted when the schedule asks for less by itself."""
+        """Rate before a jump; what is far above it is brought down as much as it had jumped."""
+        self.jump = 1.0
+        """How much it had jumped."""
+        self._calm = 0
         self.factor = 1.0
         """What every rate is multiplied by."""
         self.used: list[float] | None = None
@@ -34,6 +44,18 @@ class Rates:
     def changes(self) -> bool:
         """Whether a step is made with other rates than the schedule's."""
         return self._left > 0 or self.cap is not None or self.factor != 1
+
+    def hold(self, before: float, after: float) -> None:
+        """Undo a jump of the learning rate, and keep what the schedule makes of it otherwise.
+
+        The rate is divided by the jump as long as it is far above what it was before, and until
+        it has not been for a while.
+
+        Args:
+            before: Rate before it jumped.
+            after: Rate after that.
+        """
+        self.cap, self.jump, self._calm = before, max(1.0, after / before), 0
 
     def begin_rewarm(self) -> None:
         """Let the rate rise from a tenth to what it should be."""
@@ -53,8 +75,8 @@ class Rates:
                 old = group["lr"]
                 self._before.append((group, old))
                 rate = float(old) * self.factor * share
-                if self.cap is not None:
-                    rate = min(rate, self.cap)
+                if self._is_high(float(old)):
+                    rate /= self.jump
                 self.used.append(rate)
                 group["lr"] = old.new_full(old.shape, rate) if hasattr(old, "new_full") else rate
 
@@ -68,13 +90,20 @@ class Rates:
         self._before.clear()
         if stepped:
             self._left = max(0, self._left - 1)
-            if self.cap is not None and max(asked) <= self.cap:
+            self._calm = 0 if any(map(self._is_high, asked)) else self._calm + 1
+            if self._calm >= CALM:
                 self.cap = None
+
+    def _is_high(self, rate: float) -> bool:
+        return self.cap is not None and rate > JUMP * self.cap
 
     def state_dict(self) -> dict[str, Any]:
         """Return what later steps depend on."""
-        return {"left": self._left, "cap": self.cap, "factor": self.factor}
+        names = ("left", "cap", "jump", "calm", "factor")
+        values = (self._left, self.cap, self.jump, self._calm, self.factor)
+        return dict(zip(names, values, strict=True))
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up what `state_dict` returned."""
-        self._left, self.cap, self.factor = state["left"], state["cap"], state["factor"]
+        self._left, self.cap, self.jump = state["left"], state["cap"], state["jump"]
+        self._calm, self.factor = state["calm"], state["factor"]

@@ -28,7 +28,14 @@ from trimtab.repair._layers import (
     use_float32,
 )
 from trimtab.repair._loops import clip_gradients, plain_loop, skip_nonfinite
-from trimtab.repair._losses import divide_loss, fit_output, match_shapes, mean_loss, usual_loss
+from trimtab.repair._losses import (
+    divide_loss,
+    fit_output,
+    match_shapes,
+    mean_loss,
+    turn_loss,
+    usual_loss,
+)
 from trimtab.repair._optimizers import (
     repoint_optimizer,
     set_beta2,
@@ -89,6 +96,7 @@ REMEDIES: Final[Mapping[str, Remedy]] = {
     "split_weight_decay": split_weight_decay,
     "stretch_schedule": drop_schedule,
     "train_mode": train_mode,
+    "turn_loss": turn_loss,
     "unfreeze": unfreeze,
     "use_adamw": use_adamw,
     "use_float32": use_float32,

@@ -1,6 +1,6 @@
 """Remedies for a loss and the output that it is given."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, Final
 
@@ -25,6 +25,15 @@ from trimtab.repair._scaled import Scaled, first_tensor
 
 _ENDS: Final = (nn.Softmax, nn.LogSoftmax, nn.Sigmoid, nn.ReLU, nn.Tanh, nn.Softplus, nn.Hardtanh)
 """Activations that a user puts behind the last layer."""
+
+_BOUNDED: Final[Mapping[str, tuple[float, float] | None]] = {
+    "Sigmoid": (0.0, 1.0),
+    "Softmax": (0.0, 1.0),
+    "Tanh": (-1.0, 1.0),
+    "Relu": None,
+    "Softplus": None,
+}
+"""Operations that bound an output, with its range; None if that has no end."""
 
 _TINY: Final = 1e-12
 """Least probability whose logarithm is taken; it is finite in float32."""
@@ -51,8 +60,10 @@ def fit_output(setup: TrainingSetup, order: Order) -> list[Edit]:
     if end is not None and name in REGRESSION | {"difference"}:
         _replace(setup.model, end, nn.Identity())
         return [_end_edit(end, type(end).__name__, "nothing: outputs of any value")]
-    if call is not None and name in REGRESSION and last_operation(output) is not None:
-        return _into_range(setup, order, operation_name(last_operation(output)))
+    node = last_operation(output)
+    operation = "" if node is None else operation_name(node)
+    if name in REGRESSION and operation in _BOUNDED:
+        return _into_range(setup, order, operation)
     return _fit_loss(setup, output, call) or usual_loss(setup, order)
 
 
@@ -105,7 +116,20 @@ def usual_loss(setup: TrainingSetup, order: Order) -> list[Edit]:
     if output is None or y is None:
         return []
     found = _usual(output, y)
-    return [] if found is None else _use(setup, *found)
+    if found is None or _is_alike(setup.loss_fn, found[0], output, order.sample[0][1]):
+        return []
+    return _use(setup, *found)
+
+
+def _is_alike(loss_fn: Loss, other: Loss, output: Tensor, y: Any) -> bool:
+    """Tell whether two losses are the same, value and gradient, for one batch."""
+    try:
+        values = [loss(output, y) for loss in (loss_fn, other)]
+        slopes = [torch.autograd.grad(value, output, retain_graph=True)[0] for value in values]
+    except Exception:  # noqa: BLE001 # of a loss that cannot be asked, or has no gradient
+        return False
+    same = torch.allclose(values[0], values[1])
+    return same and torch.allclose(slopes[0], slopes[1])
 
 
 def _usual(output: Tensor, y: Tensor) -> tuple[Loss, str] | None:
@@ -146,7 +170,7 @@ def _squared(output: Tensor, y: Tensor) -> Tensor:
 def _into_range(setup: TrainingSetup, order: Order, operation: str) -> list[Edit]:
     """Stretch a bounded output, which the model's own code makes, over the range of the targets."""
     seen = [t for t in (first_tensor(y) for _, y in order.sample) if t is not None]
-    bounds = {"Sigmoid": (0.0, 1.0), "Softmax": (0.0, 1.0), "Tanh": (-1.0, 1.0)}.get(operation)
+    bounds = _BOUNDED[operation]
     if bounds is None or not all(t.is_floating_point() for t in seen):
         return scale_targets(setup, order)
     low, high = min(float(t.min()) for t in seen), max(float(t.max()) for t in seen)
@@ -198,6 +222,24 @@ def divide_loss(setup: TrainingSetup, order: Order) -> list[Edit]:
             before="whole",
             after=f"divided by {by:g}",
             advice=f"write (loss / {by:g}).backward()",
+        )
+    ]
+
+
+def turn_loss(setup: TrainingSetup, _order: Order) -> list[Edit]:
+    """Minimise what was maximised."""
+    loss_fn = setup.loss_fn
+
+    def turned(*args: Any, **kwargs: Any) -> Tensor:
+        return -loss_fn(*args, **kwargs)
+
+    setup.loss_fn = turned
+    return [
+        Edit(
+            what="sign of the loss",
+            before="as given",
+            after="turned",
+            advice="turn the sign of the loss: it fell without end while the model became worse",
         )
     ]
 

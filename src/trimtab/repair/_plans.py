@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from trimtab.diagnosis._weighing import is_cause
-from trimtab.findings import Finding
+from trimtab.findings import Finding, Fix
 from trimtab.repair._apply import REMEDIES
 from trimtab.repair._first import First
 from trimtab.repair._remedy import Order
@@ -82,9 +82,6 @@ SETTINGS: Final = frozenset(
 HOOKS: Final = frozenset({"warm_up", "cap_learning_rate", "clip_gradients", "skip_nonfinite"})
 """Actions that hang something on the optimizer."""
 
-RECIPE_AT: Final = 2
-"""Plans that are tried before the recipe, which changes much, and with which nearly all trains."""
-
 
 def direct(first: First) -> Plan:
     """Return the remedies of all causes that need no trial to be believed; may be empty.
@@ -104,10 +101,14 @@ def orders_of(finding: Finding, first: First) -> list[Order]:
         first: The run that it was found in.
     """
     if finding.code == "TT007":
-        return _of_first_loss(finding)
+        return _of_first_loss(finding, first)
     if finding.code == "TT432":
         norm = 1.0 if finding.remedy is None else finding.remedy.args.get("max_norm", 1.0)
         return [_order("plain_loop", finding, max_norm=max(1.0, float(norm)))]
+    if finding.code == "TT408" and finding.remedy == Fix(action="check_optimizer"):
+        return [_order("fit_output", finding), _order("repoint_optimizer", finding)]
+    if finding.code == "TT434" and finding.site != "loss":  # not for another loss to mend
+        return [_order("skip_nonfinite", finding)]
     if finding.code in {"TT415", "TT419"}:
         return _of_schedule(finding, first)
     actions = BY_CODE.get(finding.code)
@@ -123,10 +124,12 @@ def orders_of(finding: Finding, first: First) -> list[Order]:
     return [_order(given.action, finding, **given.args)]
 
 
-def _of_first_loss(finding: Finding) -> list[Order]:
+def _of_first_loss(finding: Finding, first: First) -> list[Order]:
     name = finding.evidence[0].name if finding.evidence else ""
     if "targets" in name and "output" not in name:
         return [_order("scale_targets", finding)]
+    if first.outcome.broken or first.outcome.worse:  # it is more than the last layer
+        return [_order("reinitialise", finding)]
     return [_order("shrink_head", finding)]
 
 
@@ -152,7 +155,12 @@ def candidates(first: First, found: Sequence[Finding], base: Plan) -> list[Plan]
     plans = [orders_of(f, first) for f in found if f.code not in GUESSES]
     plans += [*odd_settings(first), *odd_data(first)]
     likely = len(plans)
-    plans += rates(everything, hot=hot)
+    factor = next((o.args["factor"] for o in base if o.action == "scale_learning_rate"), None)
+    if factor is None:
+        plans += rates(everything, hot=hot)
+    else:  # it has helped: go on from there
+        plans += [[scaled(factor * more)] for more in ((0.1, 3.0) if hot else (10.0, 0.3))]
+    rated = len(plans)
     plans += [orders_of(f, first) for f in effects if f.code not in GUESSES]
     plans += [
         [Order(action="reinitialise")],
@@ -162,7 +170,7 @@ def candidates(first: First, found: Sequence[Finding], base: Plan) -> list[Plan]
     if hot:
         plans.append([Order(action="align_batches")])
     if not first.adversary:
-        place = likely if base else max(likely, min(len(plans), RECIPE_AT))
+        place = likely if base else rated
         fast = [boost(1e-2)] if any(order.action == "use_adamw" for order in base) else []
         plans[place:place] = [*fast, boost(), recipe(), afresh()]
     joined = [_joined([*base, *plan], first) for plan in plans]
@@ -196,9 +204,17 @@ def _joined(orders: Iterable[Order], first: First) -> Plan:
             last = {k: v for k, v in last.items() if k not in SETTINGS}
         if order.action == "plain_loop" and first.adversary:
             continue
-        last.pop(order.action, None)
         last[order.action] = order
-    return tuple(sorted(last.values(), key=lambda order: order.action in HOOKS))
+    return tuple(sorted(last.values(), key=_phase))
+
+
+def _phase(order: Order) -> int:
+    """Return when an order is applied: weights after layers, the optimizer after both."""
+    if order.action in HOOKS:
+        return 3
+    if order.action in SETTINGS or order.action == "use_adamw":
+        return 2
+    return 1 if order.action in {"reinitialise", "shrink_head"} else 0
 
 
 def _order(action: str, finding: Finding, **args: Any) -> Order:

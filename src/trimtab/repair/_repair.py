@@ -30,6 +30,12 @@ MAX_TRIAL: Final = 100
 MAX_TRIED: Final = 4
 """Plans that are tried before the best of them is trained to the end, if it is any better."""
 
+SHORT: Final = 0.5
+"""Share of what a whole run gained that a trial of the next plan has to beat, being shorter."""
+
+MAX_HOPELESS: Final = 6
+"""Plans that are tried while none of them is any better."""
+
 
 def repair(
     build: Callable[[int], TrainingSetup],
@@ -167,7 +173,9 @@ class _Repair:
             kept = best.plan if best is not None and best.value > base else plan
             if best is not None and best.run.findings:
                 found = best.run.findings
-            tried = self._chosen(first, candidates(first, found, kept), base)
+            gained = 0.0 if best is None or not best.value > base else best.value - base
+            level = base + SHORT * gained if math.isfinite(gained) else base
+            tried = self._chosen(first, candidates(first, found, kept), level)
             if tried is None:
                 break
             tried = self._full(tried)
@@ -184,7 +192,8 @@ class _Repair:
                 continue
             if self.spent + self.trial + rest > self.budget:
                 break
-            if len(made) >= MAX_TRIED and any(self.goal.is_hopeful(t.value, base) for t in made):
+            hopeful = any(self.goal.is_hopeful(t.value, base) for t in made)
+            if len(made) >= (MAX_TRIED if hopeful else MAX_HOPELESS):
                 break
             tried = self._start(first, plan)
             self.done.add(name_of(plan))
@@ -196,7 +205,10 @@ class _Repair:
             made.append(tried)
             if self.goal.is_convincing(tried.value, base):
                 return tried
-        return max(made, key=lambda t: t.value, default=None)
+        best = max(made, key=lambda t: t.value, default=None)
+        if best is None or self.goal.is_hopeful(best.value, base):
+            return best
+        return made[0]  # the likeliest: some models need longer than a trial to come to life
 
     def _start(self, first: First, plan: Plan) -> _Tried:
         """Return a fresh setup with the remedies of a plan applied."""

@@ -26,13 +26,13 @@ class Scaled(nn.Module):
         outputs: tuple[Tensor, Tensor] | None = None,
     ) -> None:
         super().__init__()
-        self.model = model
         zero, one = torch.zeros(()), torch.ones(())
         for name, pair in (("input", inputs), ("output", outputs)):
             mean, spread = (zero, one) if pair is None else pair
             self.register_buffer(f"{name}_mean", mean.detach().clone())
             self.register_buffer(f"{name}_spread", spread.detach().clone())
         self.has_inputs, self.has_outputs = inputs is not None, outputs is not None
+        self.model = model  # last: its attributes would be taken for those of this module
         self.train(model.training)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:

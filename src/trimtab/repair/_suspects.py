@@ -36,6 +36,8 @@ def odd_settings(first: First) -> Iterator[list[Order]]:
     own = setup.train_step is not None and not first.adversary
     if own or any(g.get("maximize") for g in groups):
         yield [Order(action="plain_loop")]
+    if _falls_below_zero(first):
+        yield [Order(action="turn_loss")]
     if frozen_share(setup.model) > MOSTLY:
         yield [Order(action="unfreeze")]
     if has_unusual_settings(setup.optimizer):
@@ -48,6 +50,8 @@ def odd_settings(first: First) -> Iterator[list[Order]]:
         yield [Order(action="cap_learning_rate", args={"lr": best_rate(first) or 1e-3})]
     if getattr(setup.loss_fn, "reduction", None) == "sum":
         yield [Order(action="mean_loss")]
+    if setup.train_step is None:
+        yield [Order(action="usual_loss")]
 
 
 def odd_data(first: First) -> Iterator[list[Order]]:
@@ -141,3 +145,9 @@ def _is_rising(first: First) -> bool:
     """Tell whether the learning rate rose tenfold or more after the first steps."""
     rates = [rate for rate, _ in first.rates if math.isfinite(rate)]
     return len(rates) > 10 and max(rates) > 10 * max(rates[:5])
+
+
+def _falls_below_zero(first: First) -> bool:
+    """Tell whether the loss fell below zero, where few losses have anything to look for."""
+    losses = [loss for loss in first.outcome.losses if math.isfinite(loss)]
+    return len(losses) > 10 and min(losses) < min(0.0, losses[0])
