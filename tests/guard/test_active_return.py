@@ -70,7 +70,6 @@ class TestCorruptedState:
         same(left["model"], clean.state()["model"])
         same(left["optimizer"], clean.state()["optimizer"])
 
-    @pytest.mark.xfail(reason="a snapshot there holds counter and schedule of the step before")
     def test_on_an_accelerator_counter_and_schedule_go_back_with_the_state(self, make_job):
         job = make_job(at_once=False, schedule=warm)
 

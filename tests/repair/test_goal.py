@@ -53,6 +53,8 @@ def test_a_trial_far_on_its_way_to_the_target_convinces():
     goal = Goal(len, 1.0)
     assert goal.is_convincing(0.5, 0.0)
     assert not goal.is_convincing(0.3, 0.0)
+    assert not goal.is_convincing(0.6, 0.0, again=True)
+    assert goal.is_convincing(0.7, 0.0, again=True)
     assert not goal.is_convincing(-math.inf, -math.inf)
     assert not goal.is_convincing(0.5, -math.inf)
     down = Goal(len, 0.1, higher_is_better=False)

@@ -168,6 +168,7 @@ class Trim(Uncopied):
         # Sum and number, on the device: a list would make torch.compile count its length.
         wide = torch.float64 if self.recorder.at_once else torch.float32
         self._losses = torch.zeros(2, dtype=wide, device=self.recorder.device)
+        self._noted = False  # whether there is any, which the host may know
         self.judge: Final = Judge(
             describe_setup(model, optimizers, num_ranks=num_ranks(model)),
             rules=rules,
@@ -195,7 +196,7 @@ class Trim(Uncopied):
                 guard=self.guard,
                 take_overflow=take_overflow,
                 take_loss=self._take_loss,
-                knows_loss=lambda: bool(self._losses[1] > 0),
+                knows_loss=lambda: self._noted,
                 note_loss=self.loss,
                 close_tape=partial(self._tape.close, o),
                 ranks=num_ranks(model),
@@ -250,6 +251,7 @@ class Trim(Uncopied):
         if isinstance(loss, Tensor) and loss.numel() == 1 and torch.is_grad_enabled():
             self._losses[0] += loss.detach().reshape(()).to(self._losses.device)
             self._losses[1] += 1
+            self._noted = True
         return loss
 
     @property
@@ -261,6 +263,7 @@ class Trim(Uncopied):
         """Return the mean of the losses noted since the last step; NaN if there is none."""
         total, count = self._losses.to(self.recorder.device, copy=True)
         self._losses.zero_()
+        self._noted = False
         mean: Tensor = total / count
         return mean
 

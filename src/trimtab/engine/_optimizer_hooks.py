@@ -126,6 +126,7 @@ class OptimizerHooks:
             first = self._prepared is None
             if not first and not self.measures_only:
                 self._restore()
+                self._loss = None  # of the gradients that go
             loss = closure(*closure_args, **closure_kwargs)
             if first or not self.measures_only:
                 if isinstance(loss, Tensor):

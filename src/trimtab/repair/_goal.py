@@ -19,6 +19,9 @@ FORWARD = 0.4
 """Share of the way to the target after which a trial, a fifth of a run, need not be compared with
 others."""
 
+FAR = 0.7
+"""The same after a whole run that was in vain."""
+
 HOPE = 0.1
 """Share of the way to the target below which a trial is no better than the run itself."""
 
@@ -78,14 +81,15 @@ class Goal:
             return False
         return metric >= self.target if self.higher_is_better else metric <= self.target
 
-    def is_convincing(self, value: float, base: float) -> bool:
+    def is_convincing(self, value: float, base: float, *, again: bool = False) -> bool:
         """Tell whether a short trial is so good that no other need be tried.
 
         Args:
             value: Of the trial.
             base: Of the run without the change.
+            again: Whether a whole run was in vain before.
         """
-        return self._is_ahead(value, base, FORWARD, LEARNED_MUCH)
+        return self._is_ahead(value, base, FAR if again else FORWARD, LEARNED_MUCH)
 
     def is_hopeful(self, value: float, base: float) -> bool:
         """Tell whether a short trial is worth a whole run.

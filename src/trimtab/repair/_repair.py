@@ -175,7 +175,8 @@ class _Repair:
                 found = best.run.findings
             gained = 0.0 if best is None or not best.value > base else best.value - base
             level = base + SHORT * gained if math.isfinite(gained) else base
-            tried = self._chosen(first, candidates(first, found, kept), level)
+            plans = candidates(first, found, kept)
+            tried = self._chosen(first, plans, level, again=best is not None)
             if tried is None:
                 break
             tried = self._full(tried)
@@ -183,7 +184,9 @@ class _Repair:
                 best = tried
         return best
 
-    def _chosen(self, first: First, plans: Sequence[Plan], base: float) -> _Tried | None:
+    def _chosen(
+        self, first: First, plans: Sequence[Plan], base: float, *, again: bool
+    ) -> _Tried | None:
         """Try plans for some steps each, and return the best; None if there is nothing to try."""
         made: list[_Tried] = []
         rest = self.steps - self.trial
@@ -203,7 +206,7 @@ class _Repair:
             if tried.run.steps == 0:  # it cannot be run like this
                 continue
             made.append(tried)
-            if self.goal.is_convincing(tried.value, base):
+            if self.goal.is_convincing(tried.value, base, again=again):
                 return tried
         best = max(made, key=lambda t: t.value, default=None)
         if best is None or self.goal.is_hopeful(best.value, base):
