@@ -286,8 +286,10 @@ class Trim(Uncopied):
         returned = self._tell_guard(record)
         if returned:
             self._skips_in_a_row = 0
+        made = 0 if self.guard is None else self.guard.take_num_made_again()
         if returned == "made again":
             return
+        self.skipped_steps -= made
         if not values["step.skipped"]:
             self._skips_in_a_row = 0
             self._clip_watch.see(values["gradient.clip_coefficient"], values["gradient.norm"])

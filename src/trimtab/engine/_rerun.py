@@ -175,7 +175,8 @@ class Rerun:
         self._deviates |= skipped != step.skipped
         keeper.put_back(skipped)
         keeper.renew()
-        self._move(weight, skipped=skipped)
+        overflow = math.isfinite(float(loss)) and not math.isfinite(norm)
+        self._move(weight, skipped=skipped, overflow=overflow)
         self._clear_gradients()
         replay.losses.append(float(loss))
         replay.norms.append(norm)
@@ -235,11 +236,11 @@ class Rerun:
             elif rate != group["lr"]:
                 group["lr"] = rate
 
-    def _move(self, weight: float | Tensor, *, skipped: bool) -> None:
+    def _move(self, weight: float | Tensor, *, skipped: bool, overflow: bool) -> None:
         """Move schedule, loss scale and counter as the step did."""
         schedule, scaler = self.parts.get("schedule"), self.parts.get("scaler")
         if scaler is not None:
-            scaler.update(torch.tensor(float(skipped)))
+            scaler.update(torch.tensor(float(overflow)))
         counters = self.parts.get("counters")
         if counters is not None and not skipped:
             counters.steps += 1

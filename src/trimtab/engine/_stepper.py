@@ -164,7 +164,7 @@ class Stepper:
         if self.guard is not None and self.guard.acts and accumulate > 1:
             shared = self._ranks > 1 and not isinstance(model, DistributedDataParallel)
             params = [p for group in optimizer.param_groups for p in group["params"]]
-            policy = self.guard.policy.fresh()
+            policy = self.guard.policy.fresh(times=accumulate)
             self._micro_guard = MicroGuard(model, params, policy, shared=shared)
         fresh = self.schedule is None or self.schedule.last_epoch <= 0
         _pitfalls.warn_about(
@@ -422,7 +422,8 @@ class Stepper:
             if self.scaler is None or not update.found_inf:  # fp16 finds its scale by overflowing
                 _pitfalls.warn_about_first_gradients(self.optimizer, update.norms.each, loss)
         if self.scaler is not None:
-            self.scaler.update(torch.as_tensor(update.found_inf))
+            overflow = loss.isfinite() & ~update.norms.total.isfinite()  # else it is the data
+            self.scaler.update(overflow.float())
         for p in update.params:  # zero_grad() takes six times as long
             p.grad = None
         dropped, self._dropped = sum(self._dropped, torch.zeros(())), []
@@ -571,9 +572,9 @@ class Stepper:
             self.guard.note_dropped(round(dropped), self.accumulate, pending.tape)
         if returned:
             self._skips_in_a_row = 0
-        if returned == "made again":
-            self.skipped_steps -= 1
-            pending.result.made_again = True
+        if self.guard is not None:
+            self.skipped_steps -= self.guard.take_num_made_again()
+        pending.result.made_again = returned == "made again"
         if self._skips_in_a_row > self.max_skips:
             raise DivergedError(
                 f"{self._skips_in_a_row} steps in a row had a non-finite loss or gradient and were "

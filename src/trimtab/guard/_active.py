@@ -168,6 +168,7 @@ class ActiveGuard:
         self._next_snapshot = 0
         self._stale_until = 0  # steps up to this one were made from a state that has been put back
         self._made_with: dict[int, tuple[list[float] | None, float | None]] = {}
+        self._num_made_again = 0
         self._disk_failed = False
         self._written: list[_Written] = []
 
@@ -361,6 +362,7 @@ class ActiveGuard:
             return False
         self._streak.clear()
         self._flags[-1] = False
+        self._num_made_again += 1
         if number > self._stale_until:
             row = case.row(
                 Change(), losses, norms, math.nan, 0.0, healed=True, reproduced=False, steps=[step]
@@ -588,7 +590,8 @@ class ActiveGuard:
         """
         rows = [row for row in self._history if row["step"] in self._streak]
         odd = all(not math.isfinite(row["gradient.norm"]) for row in rows)
-        if self._rollbacks and self._rollbacks[-1] > self.number - 2 * self.config.delay:
+        at_once = self._streak and self._streak[0] <= self._stale_until + 2
+        if self._rollbacks and at_once:
             return True
         return bool(rows) and odd and not self._agree(self._finite.has_broken())
 
@@ -631,6 +634,8 @@ class ActiveGuard:
         self._enter(verdict, first_bad, "stop" if over else "rollback", action, tape=kept)
         self.tape.drop_after(base)
         self.ring.drop_after(base)
+        if verdict.change is not None:
+            self._num_made_again += len(set(self._streak) - verdict.lost)
         self._streak.clear()
         self._escalated = False
         self._stale_until = self.number
@@ -803,6 +808,11 @@ class ActiveGuard:
     def _signals(self) -> dict[str, list[float]]:
         names = list(dict.fromkeys(name for row in self._history for name in row))
         return {name: [row.get(name, math.nan) for row in self._history] for name in names}
+
+    def take_num_made_again(self) -> int:
+        """Return how many steps that had been left out were made after all since the last call."""
+        number, self._num_made_again = self._num_made_again, 0
+        return number
 
     def close(self) -> None:
         """Take the hooks off."""

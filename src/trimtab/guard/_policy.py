@@ -90,8 +90,14 @@ class Policy(ABC):
     def limits(self) -> Limits:
         """Return what is normal now; may wait for the device."""
 
-    def fresh(self) -> Self:
-        """Return a policy with the same settings that remembers nothing, on the same device."""
+    def fresh(self, *, times: int = 1) -> Self:
+        """Return a policy with the same settings that remembers nothing, on the same device.
+
+        Args:
+            times: How many judgements count as one step, as with micro-batches; a policy that
+                counts outliers in a row may want to be as many times as patient.
+        """
+        assert times >= 1
         other = copy.copy(self)
         other.memory = {
             name: _like(value, self.memory[name]) for name, value in self._initial.items()

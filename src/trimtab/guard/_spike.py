@@ -1,7 +1,7 @@
 """The default policy: loss and gradient norm against what accepted steps were like."""
 
 import math
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -61,6 +61,19 @@ class Spike(Policy):
         self.at_once = at_once
         super().__init__(**empty_memory(self.rule))
         self._on_device = OnDevice(self.rule, torch.device("cpu"))
+
+    def fresh(self, *, times: int = 1) -> Self:
+        """Return one with the same settings that remembers nothing, `times` as patient."""
+        rule = self.rule
+        other = type(self)(
+            loss_z=rule.loss_z,
+            norm_z=rule.norm_z,
+            min_history=rule.min_history,
+            patience=rule.patience * times,
+            at_once=self.at_once,
+        )
+        other.to(self.memory["flagged"].device)
+        return other
 
     def judge(self, loss: Tensor | None, norm: Tensor) -> Tensor:
         """Judge one step against the accepted ones, and remember it."""

@@ -23,6 +23,7 @@ from trimtab.checkpoint import (
 from trimtab.engine import Stepper, StepResult
 from trimtab.errors import DivergedError
 from trimtab.findings import Finding, merge
+from trimtab.guard import Incident
 from trimtab.precision import autocast
 from trimtab.train._build import (
     build_guard,
@@ -91,7 +92,8 @@ class Training:
         self._seconds_before = 0.0
         self._began = time.perf_counter()
         self._saved_at = -1
-        self._save_s, self._num_incidents = 0.0, 0
+        self._save_s = 0.0
+        self._last_incident: Incident | None = None
         self._before = _Before(0, 0, random_state())
         self._checkpointer = AsyncCheckpointer()
         self._metrics = MetricsFile(folder.metrics)
@@ -231,10 +233,10 @@ class Training:
     def _look_back(self) -> None:
         """Call checkpoints unhealthy that were written after the state the guard went back to."""
         guard = self.stepper.guard
-        if guard is None or len(guard.incidents) == self._num_incidents:
+        if guard is None or not guard.incidents or guard.incidents[-1] is self._last_incident:
             return
-        self._num_incidents = len(guard.incidents)
-        back = guard.incidents[-1].snapshot_step
+        self._last_incident = guard.incidents[-1]
+        back = self._last_incident.snapshot_step
         if back is None:
             return
         with self.on_disk("a checkpoint"):
