@@ -173,6 +173,19 @@ def accept_replay(args: list[str]) -> None:
         assert isinstance(import_function(given.build)(0), TrainingSetup)
 
 
+BUILD = """\
+import torch
+import trimtab
+
+def build(seed):
+    model = torch.nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    batch = torch.ones(4, 2), torch.ones(4, 1)
+    return trimtab.TrainingSetup(model, optimizer, torch.nn.MSELoss(), [batch])
+"""
+"""A training run that an audit finds nothing wrong with."""
+
+
 def accept(args: list[str], page: Path, folder: Path) -> None:
     """Check that the trimtab command takes these arguments."""
     write_files(page, folder)
@@ -184,6 +197,10 @@ def accept(args: list[str], page: Path, folder: Path) -> None:
             assert "--config" not in args
             args = [a for a in args if a != "--resume"]
         args = [*args, "--print-config"]
+    if args[:1] == ["audit"]:
+        for word in args[2:]:
+            if ".py:" in word:
+                Path(word.split(":")[0]).write_text(BUILD)
     if args[:1] == ["check"]:
         for word in args[1:]:  # whatever could be a path
             if word.endswith(".py"):
