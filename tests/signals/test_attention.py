@@ -54,3 +54,13 @@ def test_half_precision_does_not_overflow():
     q = torch.full((1, 4, 1, 16), 200.0, dtype=torch.float16)
     gauges = attention_gauges(q, q, causal=True, softcap=None)
     assert gauges.tolist() == pytest.approx([200 * 200 * 4, math.log(24) / 4])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_autocast_makes_it_no_coarser(dtype, generator):
+    q, k = (torch.randn(2, 8, 4, 6, generator=generator).to(dtype) for _ in range(2))
+    alone = attention_gauges(q, k, causal=True, softcap=None)
+    with torch.autocast("cpu", dtype):
+        inside = attention_gauges(q, k, causal=True, softcap=None)
+    assert inside.dtype == torch.float32
+    assert torch.equal(inside, alone)
