@@ -296,7 +296,12 @@ class TrimtabAttach(Loop):
         super().__init__(parts)
         folder = None if parts.folder is None else parts.folder / "run"
         self.trim: Any = attach(
-            parts.model, parts.optimizer, clip=MAX_NORM, out=folder, guard=_guard(parts)
+            parts.model,
+            parts.optimizer,
+            clip=MAX_NORM,
+            out=folder,
+            guard=_guard(parts),
+            stateful={"scaler": self.scaler} if parts.half else None,
         )
 
     def compute(self, compute: Closure) -> Tensor:

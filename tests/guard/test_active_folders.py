@@ -8,7 +8,7 @@ import pytest
 import torch
 from tests.guard.conftest import HUGE, change_gradient, change_weight, once, spoilt
 
-from trimtab.guard import Guard, _active
+from trimtab.guard import Guard, _folders
 from trimtab.guard._bundle import list_bundles, read_bundle
 
 
@@ -23,7 +23,7 @@ class TestFolders:
         first = bundle.snapshot["step"]
         assert bundle.incident.snapshot_step == first
         assert job.incidents[0].snapshot_step is None  # the run did not go back
-        assert 60 - _active.CONTEXT <= first < 60
+        assert 60 - _folders.CONTEXT <= first < 60
         assert [b["number"] for b in bundle.batches] == list(range(first + 1, 61))
         assert bundle.batches[-1]["skipped"]
         assert torch.equal(
@@ -80,7 +80,7 @@ class TestFolders:
         def full(*_args, **_options):
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        monkeypatch.setattr(_active, "write_bundle", full)
+        monkeypatch.setattr(_folders, "write_bundle", full)
         job = make_job(guard=Guard(out=tmp_path))
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")

@@ -3,11 +3,7 @@ import math
 import pytest
 import torch
 
-from trimtab.findings import Evidence, Fix
-from trimtab.guard import Change, Limits, TapeStep, freeze
-from trimtab.guard._investigation import describe, rates_at_jump, remedy_of
-from trimtab.guard.tt310_unexplained_incident import UnexplainedIncident
-from trimtab.guard.tt512_bad_batch import BadBatch
+from trimtab.guard import Change, freeze
 
 WITHOUT = Change(without=frozenset(range(53, 61)))
 
@@ -182,67 +178,3 @@ class TestReplays:
 
 def jump(step):
     return 0.1 if step < 60 else 10.0
-
-
-def test_the_rates_before_and_after_the_last_jump():
-    def steps(*rates):
-        return [
-            TapeStep(i, [], [{"lr": r}, {"lr": r / 2}], 1.0, 1.0, 1.0, skipped=False, flagged=False)
-            for i, r in enumerate(rates)
-        ]
-
-    assert rates_at_jump(steps(0.1, 0.1, 10.0, 10.0)) == (0.1, 10.0)
-    assert rates_at_jump(steps(0.1, 1.0, 0.2, 5.0)) == (0.2, 5.0)
-    assert rates_at_jump(steps(0.1, 0.19, 0.36)) is None  # a warm-up
-    assert rates_at_jump(steps(0.0, 0.1)) is None  # its first step
-    assert rates_at_jump(steps(0.1)) is None
-
-
-LIMITS = Limits(loss=3.0, norm=5.0)
-SEEN = TapeStep(61, [], [], 1.0, 90.0, 70.0, skipped=True, flagged=True)
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (None, ", and none of 7 replays removed it"),
-        (Change(), ", which did not happen again when the same steps were replayed"),
-        (Change(without=frozenset({61})), ", which do not happen without the data of step 61"),
-        (Change(precision="fp32"), ", which do not happen in fp32"),
-        (Change(clip=2.0), ", which do not happen with gradients clipped to 2"),
-    ],
-)
-def test_a_finding_says_what_was_seen_and_what_removed_it(change, words):
-    finding = describe(BadBatch(), change, LIMITS, SEEN, 61, num_replays=7)
-
-    assert finding.what == f"loss 90 and gradient norm 70{words}"
-    assert finding.evidence == (
-        Evidence(name="loss", value=90.0, normal="<= 3"),
-        Evidence(name="gradient norm", value=70.0, normal="<= 5"),
-    )
-    assert finding.cause.startswith("The data of these steps are at fault")
-    assert finding.fix.startswith("look at these examples")
-
-
-def test_a_finding_of_a_step_that_nobody_kept():
-    finding = describe(UnexplainedIncident(), None, LIMITS, None, 61, num_replays=0)
-
-    assert finding.what == "loss nan and gradient norm nan, and none of 0 replays removed it"
-    assert (finding.code, finding.step, finding.remedy) == ("TT310", 61, None)
-
-
-@pytest.mark.parametrize(
-    ("change", "remedy"),
-    [
-        (None, None),
-        (Change(), None),
-        (Change(without=frozenset({62, 61})), Fix(action="skip_batch", args={"steps": [61, 62]})),
-        (Change(lr=0.5), Fix(action="scale_learning_rate", args={"factor": 0.5})),
-        (Change(lr_cap=0.1), Fix(action="set_learning_rate", args={"lr": 0.1})),
-        (Change(clip=2.0), Fix(action="clip_gradients", args={"max_norm": 2.0})),
-        (Change(precision="fp32"), Fix(action="set_precision", args={"precision": "fp32"})),
-        (Change(fresh_moments=True), None),
-    ],
-)
-def test_a_change_as_a_program_can_apply_it(change, remedy):
-    assert remedy_of(change) == remedy

@@ -4,25 +4,19 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from statistics import stdev
 from typing import Any, Final, Protocol
 
-from trimtab.findings import Evidence, Finding, Fix
+from trimtab.findings import Finding
 from trimtab.guard._change import Change
 from trimtab.guard._frozen import Frozen
 from trimtab.guard._incident import Experiment
 from trimtab.guard._incident_rule import IncidentRule
+from trimtab.guard._naming import candidates, describe, is_narrow
 from trimtab.guard._policy import Limits
-from trimtab.guard._rates import JUMP
 from trimtab.guard._snapshots import Snapshot, SnapshotRing
 from trimtab.guard._tape import TapeStep
-from trimtab.guard.tt109_gradient_spike import GradientSpike
-from trimtab.guard.tt209_attention_logits_unbounded import AttentionLogitsUnbounded
 from trimtab.guard.tt310_unexplained_incident import UnexplainedIncident
-from trimtab.guard.tt450_rate_jump import RateJump
-from trimtab.guard.tt451_steps_too_long import StepsTooLong
-from trimtab.guard.tt452_moments_out_of_date import MomentsOutOfDate
 from trimtab.guard.tt453_precision_overflow import PrecisionOverflow
 from trimtab.guard.tt512_bad_batch import BadBatch
 from trimtab.guard.tt603_state_corrupted import StateCorrupted
@@ -46,9 +40,6 @@ FAR: Final = 8.0
 FEW: Final = 3
 """Steps whose data can be at fault before another cause is looked for: what takes long to build up
 is also gone if many steps are left out, whatever their data."""
-
-ATTENTION_CAP: Final = 50.0
-"""Of Gemma 2 (arXiv:2408.00118)."""
 
 
 class Replayed(Protocol):
@@ -212,7 +203,7 @@ class Investigation:
         numbers = [step.number for step in self.bad]
         without = Change(without=frozenset(numbers))
         self.done.append(self.row(without, [], [], probe, seconds, healed=True))
-        if any(micro.precision != "fp32" for step in self.bad for micro in step.micro_steps):
+        if is_narrow(self.bad):
             wide = Change(precision="fp32")
             losses, norms = self.replayer.measure(self.bad, wide)
             bad = any(self.is_bad(a, b) for a, b in zip(losses, norms, strict=True))
@@ -280,21 +271,14 @@ class Investigation:
         return self._verdict(rule, change, restored=True, lost=lost)
 
     def _changes(self) -> Iterator[tuple[IncidentRule, Change]]:
-        before = [s for s in self.steps if self._start < s.number < self.first_bad]
-        accepted = frozenset(s.number for s in before if not s.skipped)
-        jump = rates_at_jump(self.steps)
-        if jump is not None:
-            yield RateJump(), Change(lr_cap=jump[0])
-        if accepted:
-            yield BadBatch(), Change(without=accepted)
-        if 0 < self.limits.norm_level < self.replayer.max_norm:
-            yield GradientSpike(), Change(clip=self.limits.norm_level)
-        yield StepsTooLong(), Change(lr=0.5)
-        yield MomentsOutOfDate(), Change(fresh_moments=True)
-        if any(micro.precision != "fp32" for step in self.bad for micro in step.micro_steps):
-            yield PrecisionOverflow(), Change(precision="fp32")
-        if self.replayer.caps_attention:
-            yield AttentionLogitsUnbounded(), Change(attention_cap=ATTENTION_CAP)
+        return candidates(
+            self.steps,
+            start=self._start,
+            first_bad=self.first_bad,
+            limits=self.limits,
+            max_norm=self.replayer.max_norm,
+            caps_attention=self.replayer.caps_attention,
+        )
 
     def _fewest(self, change: Change) -> Change:
         """Return the fewest steps, by halving, whose data have to go."""
@@ -425,74 +409,3 @@ class Investigation:
             lost=frozenset(lost),
             suspects={"steps": steps or [at]},
         )
-
-
-def rates_at_jump(steps: Sequence[TapeStep]) -> tuple[float, float] | None:
-    """Return the learning rates before and after the last sudden rise; None without one."""
-    rates = [max(float(group["lr"]) for group in step.settings) for step in steps]
-    for before, after in reversed(list(pairwise(rates))):
-        if before > 0 and after > JUMP * before:
-            return before, after
-    return None
-
-
-def describe(
-    rule: IncidentRule,
-    change: Change | None,
-    limits: Limits,
-    first: TapeStep | None,
-    step: int,
-    *,
-    num_replays: int,
-) -> Finding:
-    """Return the finding of an incident's cause."""
-    loss = math.nan if first is None else first.loss
-    norm = math.nan if first is None else first.norm
-    evidence = (
-        Evidence(name="loss", value=loss, normal=f"<= {limits.loss:.4g}"),
-        Evidence(name="gradient norm", value=norm, normal=f"<= {limits.norm:.4g}"),
-    )
-    seen = f"loss {loss:.4g} and gradient norm {norm:.4g}"
-    summary = (type(rule).__doc__ or "").split("\n\n")[0].replace("\n    ", " ").strip()
-    if change is None:
-        what = f"{seen}, and none of {num_replays} replays removed it"
-    elif change.is_none:
-        what = f"{seen}, which did not happen again when the same steps were replayed"
-    else:
-        text = str(change)
-        text = text if text.startswith(("in ", "without ")) else f"with {text}"
-        what = f"{seen}, which do not happen {text}"
-    return rule.finding(
-        what=what,
-        step=step,
-        evidence=evidence,
-        cause=summary,
-        fix=_section(rule, "Fix"),
-        remedy=remedy_of(change),
-    )
-
-
-def remedy_of(change: Change | None) -> Fix | None:
-    """Return a change as what a program can apply."""
-    if change is None or change.is_none:
-        return None
-    if change.without:
-        return Fix(action="skip_batch", args={"steps": sorted(change.without)})
-    if change.lr != 1:
-        return Fix(action="scale_learning_rate", args={"factor": change.lr})
-    if change.lr_cap is not None:
-        return Fix(action="set_learning_rate", args={"lr": change.lr_cap})
-    if change.clip is not None:
-        return Fix(action="clip_gradients", args={"max_norm": change.clip})
-    if change.precision is not None:
-        return Fix(action="set_precision", args={"precision": change.precision})
-    return None
-
-
-def _section(rule: IncidentRule, label: str) -> str:
-    """Return one section of a rule's docstring, in one line."""
-    for part in (type(rule).__doc__ or "").split("\n\n"):
-        text = " ".join(part.split())
-        if text.startswith(f"{label}: "):
-            return text.removeprefix(f"{label}: ").rstrip(".")
-    return ""

@@ -1,0 +1,62 @@
+"""A step that was left out is made a second time: its gradient may have been damaged by chance."""
+
+import math
+
+from trimtab.checkpoint import random_state, restore_random_state
+from trimtab.guard._change import Change
+from trimtab.guard._chronicle import Chronicle
+from trimtab.guard._gear import Gear
+from trimtab.guard._outcome import Outcome
+from trimtab.guard._standing import Standing
+
+
+class SecondTry:
+    """Makes a step again that was left out, if it is sound the second time.
+
+    Args:
+        gear: Of the guard.
+        standing: Where the run stands.
+        chronicle: Where such a step is entered.
+    """
+
+    def __init__(self, gear: Gear, standing: Standing, chronicle: Chronicle) -> None:
+        self._gear, self._standing, self._chronicle = gear, standing, chronicle
+
+    def succeeds(self, outcome: Outcome, number: int) -> bool:
+        """Make the step again if that is right; return whether it was made."""
+        gear, standing = self._gear, self._standing
+        step, replayer = outcome.tape, gear.replayer
+        if replayer is None or not outcome.skipped or len(standing.streak) > 1:
+            return False
+        if gear.agree(step is None) or step is None:
+            return False
+        case = gear.investigation([], [step], [], None, first_bad=number, limits=standing.limits)
+        if not case.can_replay([step]):
+            return False
+        random = random_state()
+        try:
+            losses, norms = replayer.measure([step])
+        except Exception:  # noqa: BLE001 # of the user's own code: the step stays left out
+            losses, norms = [math.nan], [math.nan]
+        restore_random_state(random)
+        same = losses[0] == outcome.loss and norms[0] == outcome.norm
+        if gear.agree(same or case.is_bad(losses[0], norms[0])):
+            return False
+        standing.streak.clear()
+        standing.flags[-1] = False
+        standing.num_made_again += 1
+        stale = number <= standing.stale_until  # made at a rate that is held down since
+        if not stale:
+            row = case.row(
+                Change(), losses, norms, math.nan, 0.0, healed=True, reproduced=False, steps=[step]
+            )
+            self._chronicle.enter_made_again(step, row)
+        gear.keeper.put_back(skip=True)  # of the forward passes that are under way
+        change = Change(lr_cap=gear.rates.cap if stale else None)
+        replayer.run([step], change, decide=lambda *_: False)
+        restore_random_state(random)
+        gear.keeper.renew()
+        gear.tape.drop_after(number - 1)
+        standing.next_snapshot = number + 1
+        gear.take_snapshot(standing.number)  # the tape begins anew there
+        return True
