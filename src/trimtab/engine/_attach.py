@@ -21,7 +21,7 @@ from trimtab.engine._rerun import Rerun, keep_up
 from trimtab.engine._run_info import describe_run, open_run
 from trimtab.errors import ConfigError, DivergedError, StabilityWarning, StateError
 from trimtab.findings import Finding, Rule, Selection, Severity, merge
-from trimtab.guard import ActiveGuard, Guard, GuardLike, Incident, Outcome, Return, as_guard
+from trimtab.guard import ActiveGuard, Change, Guard, GuardLike, Incident, Outcome, Return, as_guard
 from trimtab.optim import Clipper, as_clipper
 from trimtab.rules import Judge, describe_setup, note_finding, run_rules
 from trimtab.signals import (
@@ -231,9 +231,16 @@ class Trim(Uncopied):
             folder=lambda: None if self.folder is None else self.folder / "incidents",
             agree=lambda yes: bool(largest(float(yes), device, ranks)),
             slowest=lambda value: largest(value, device, ranks),
-            apply=lambda change: keep_up(model, change),
+            apply=lambda change: self._keep_up(model, change),
             run_config=lambda: run_config,
         )
+
+    def _keep_up(self, model: nn.Module, change: Change) -> bool:
+        """Go on with what a replay showed to be sound; return whether that is in our hands."""
+        if change.precision == "fp32":
+            self._tape.widen(self.recorder.device.type)
+            return True
+        return keep_up(model, change)
 
     def loss(self, loss: Tensor | Callable[[], Tensor]) -> Tensor:
         """Note a loss of the current step, and return it as it is.

@@ -29,11 +29,22 @@ class LoopTape:
         self, guard: ActiveGuard | None, scaler: torch.amp.GradScaler | None = None
     ) -> None:
         self._guard, self._scaler = guard, scaler
+        self._wide: str | None = None
         self._micro_steps: list[MicroStep] = []
         self._closed: deque[TapeStep] = deque(maxlen=4)  # whose numbers are on their way
 
+    def widen(self, device_type: str) -> None:
+        """Compute in float32 from now on, whatever precision the loop asks for."""
+        self._wide = device_type
+
     def compute(self, function: Callable[[], Tensor]) -> Tensor:
         """Return what a function computes, and remember how to do it again."""
+        if self._wide is not None:
+            with torch.autocast(self._wide, enabled=False):
+                return self._compute(function)
+        return self._compute(function)
+
+    def _compute(self, function: Callable[[], Tensor]) -> Tensor:
         guard = self._guard
         if guard is None or not guard.keeps_tape or not torch.is_grad_enabled():
             return function()

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LRScheduler
 
-from trimtab.checkpoint import random_state
 from trimtab.engine import _pitfalls, _ranks
 from trimtab.engine._micro_guard import MicroGuard, kept_loss, kept_weight
 from trimtab.engine._rerun import Rerun, keep_up
 from trimtab.engine._result import StepResult
+from trimtab.engine._step_tape import StepTape
 from trimtab.engine._update import Update, Updater, record_update
 from trimtab.engine._window import Window, check_weight
 from trimtab.errors import ConfigError, DivergedError, StateError
@@ -25,13 +25,10 @@ from trimtab.guard import (
     Change,
     Guard,
     GuardLike,
-    MicroStep,
     Outcome,
     Return,
     TapeStep,
     as_guard,
-    captured,
-    freeze,
 )
 from trimtab.optim import Clipper, as_clipper
 from trimtab.precision import LossScaler, Precision, autocast, check_precision
@@ -154,11 +151,10 @@ class Stepper:
         self._in_autocast = False
         self._clip_watch = _pitfalls.ClipWatch()
         self._first_gradients_seen = False
-        self._micro_steps: list[MicroStep] = []
-        self._unseen = False  # whether a micro-batch of the window cannot be replayed
         self._ended = time.perf_counter()
         self._updating = False
         self.guard: Final = self._make_guard(as_guard(guard), stateful or {})
+        self._tape = StepTape(self.guard)
         self._micro_guard: MicroGuard | None = None
         self._dropped: list[bool | Tensor] = []
         if self.guard is not None and self.guard.acts and accumulate > 1:
@@ -255,7 +251,7 @@ class Stepper:
         if self._window.count == 0:
             self._clear_gradients()  # that others left behind
         last = self._window.count + 1 == self.accumulate
-        micro = self._note_micro_step(loss, weight)
+        micro = self._tape.note(loss, weight, self.precision)
         judged = self._micro_guard
         if last and isinstance(self.model, DistributedDataParallel):
             judged = None  # what comes is the sum over the window and over all ranks
@@ -270,9 +266,7 @@ class Stepper:
                 (wide * factor).backward()  # type: ignore[no-untyped-call] # torch's
             value = value.detach()
             bad = False if judged is None else self._judge(judged, value, factor)
-        if micro is not None:
-            micro.factor, micro.loss, micro.dropped = factor, value, bad
-            self._micro_steps.append(micro)
+        self._tape.add(micro, factor=factor, loss=value, dropped=bad)
         self._window.add(kept_weight(weight, bad), kept_loss(value, bad))
         return value
 
@@ -288,25 +282,6 @@ class Stepper:
         self._agree_on_reference(weight)
         factor = self._window.factor(weight)
         return factor if self.scaler is None else factor * self.scaler.scale
-
-    def _note_micro_step(
-        self, loss: Tensor | Callable[[], Tensor], weight: float | Tensor
-    ) -> MicroStep | None:
-        """Return what a replay of the micro-batch needs; None if it cannot be replayed."""
-        if self.guard is None or not self.guard.keeps_tape:
-            return None
-        if isinstance(loss, Tensor):
-            self._unseen = True
-            return None
-        frozen = freeze(loss)
-        return MicroStep(
-            compute=frozen,
-            factor=1.0,
-            weight=weight,
-            random=random_state(),
-            batch=captured(frozen),
-            precision=self.precision,
-        )
 
     def _evaluate(self, loss: Tensor | Callable[[], Tensor]) -> Tensor:
         """Return the loss with its graph, computed in the right precision.
@@ -396,7 +371,7 @@ class Stepper:
             return self._abandon()
         self._updating = True
         divisor, weight, loss = self._close_window()
-        tape = self._close_tape(divisor)
+        tape = self._tape.close(self.optimizer, divisor, self._scale())
         if self.guard is not None:
             self.guard.before_update()
             self._updater.norm_limit = self.guard.norm_limit
@@ -474,27 +449,6 @@ class Stepper:
             self.guard.end_step(now - self._ended, None if self._at_once else self.sync)
             self._ended = now
 
-    def _close_tape(self, divisor: float | Tensor) -> TapeStep | None:
-        """Return what a replay of the step needs, and open the next one."""
-        micro_steps, self._micro_steps = self._micro_steps, []
-        unseen, self._unseen = self._unseen, False
-        if self.guard is None or not micro_steps or unseen:
-            return None
-        scale = self._scale()
-        return TapeStep(
-            number=self.guard.number + 1,
-            micro_steps=micro_steps,
-            settings=[
-                {k: v for k, v in group.items() if k != "params"}
-                for group in self.optimizer.param_groups
-            ],
-            divisor=divisor if scale is None else divisor * scale,
-            loss=math.nan,
-            norm=math.nan,
-            skipped=False,
-            flagged=False,
-        )
-
     def abandon(self) -> bool:
         """Drop the open window, as if its backward passes had never been: they were broken off.
 
@@ -510,7 +464,8 @@ class Stepper:
         return keeps and not self._updating
 
     def _drop_window(self) -> None:
-        self._window, self._micro_steps, self._unseen, self._dropped = Window(), [], False, []
+        self._window, self._dropped = Window(), []
+        self._tape.drop()
         self._clear_gradients()
 
     def _abandon(self) -> StepResult:
@@ -660,7 +615,7 @@ class Stepper:
         self._counters.steps, self.skipped_steps = state["steps"], state["skipped_steps"]
         self._skips_in_a_row, self._reference = state["skips_in_a_row"], state["reference"]
         self._pending, self._window = None, Window()
-        self._micro_steps, self._unseen = [], False
+        self._tape.drop()
         self._first_gradients_seen = self.steps > 0
         self._clear_gradients()
         if self.guard is not None and "guard" in state:
@@ -674,7 +629,7 @@ class Stepper:
             for index, grad in window.pop("grads").items():
                 params[int(index)].grad = grad.clone()
             self._window = Window(**window)
-            self._unseen = True  # its first micro-batches are not known any more
+            self._tape.drop(unseen=True)
 
     def _parts(self) -> dict[str, Any]:
         """Return the optional parts that have a state."""

@@ -74,7 +74,7 @@ class ActiveGuard:
         self.ring, self.tape = gear.ring, gear.tape
         self._standing = Standing()
         self._folders = IncidentFolders(gear, folder=folder, run_config=run_config)
-        self._chronicle = Chronicle(self._standing, gear.tape, self._folders)
+        self._chronicle = Chronicle(self._standing, gear.tape, self._folders, look=gear.suspects)
         self._second_try = SecondTry(gear, self._standing, self._chronicle)
         self._returning = Returning(gear, self._standing, self._chronicle, apply=apply)
         self._made_with: dict[int, tuple[list[float] | None, float | None]] = {}

@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -15,9 +15,11 @@ from trimtab.guard._incident import Experiment, Incident, Kind
 from trimtab.guard._investigation import Verdict
 from trimtab.guard._naming import describe
 from trimtab.guard._outcome import Outcome
+from trimtab.guard._policy import Limits
 from trimtab.guard._snapshots import Snapshot
 from trimtab.guard._standing import Standing
-from trimtab.guard._tape import Tape, TapeStep
+from trimtab.guard._tape import MicroStep, Tape, TapeStep
+from trimtab.guard.tt453_precision_overflow import PrecisionOverflow
 from trimtab.guard.tt512_bad_batch import BadBatch
 from trimtab.guard.tt603_state_corrupted import StateCorrupted
 
@@ -35,10 +37,19 @@ class Chronicle:
         standing: Where the run stands.
         tape: The last steps with their batches.
         folders: Writes incidents to disk.
+        look: Finds the examples of a bad step that are at fault; by default, none.
     """
 
-    def __init__(self, standing: Standing, tape: Tape, folders: IncidentFolders) -> None:
+    def __init__(
+        self,
+        standing: Standing,
+        tape: Tape,
+        folders: IncidentFolders,
+        *,
+        look: Callable[[Sequence[MicroStep], Limits], dict[str, Any]] = lambda *_: {},
+    ) -> None:
         self._standing, self._tape, self._folders = standing, tape, folders
+        self._look = look
         self.incidents: Final[list[Incident]] = []
         self._history: deque[dict[str, float]] = deque(maxlen=SHOWN)
 
@@ -95,14 +106,18 @@ class Chronicle:
         steps = "1 step was" if count == 1 else f"{count} steps were"
         tape = self._tape.since(first - 1) or []
         seen = next((s for s in tape if s.number == first), None) or self.as_step(first)
+        if known:
+            rows = {k: v for k, v in self.incidents[-1].suspects.items() if k != "steps"}
+        else:
+            rows = self._look(seen.micro_steps, self._standing.limits)
         incident = self._incident(
             first,
             "skip",
-            self._as_bad_batch(seen, first),
+            _with_rows(self._as_bad_batch(seen, first), rows),
             f"{steps} left out; parameters, optimizer and buffers are untouched.",
             detected=number,
             lost_steps=count,
-            suspects={"steps": list(streak)},
+            suspects={"steps": list(streak), **rows},
         )
         if known:
             self.incidents[-1] = incident
@@ -141,13 +156,14 @@ class Chronicle:
             cause="its data have nothing to do with the task, or are damaged",
             fix="look at these examples; the incident's folder has them",
         )
+        rows = self._look([micro_steps[i] for i in which], self._standing.limits)
         incident = self._incident(
             number,
             "skip",
-            finding,
+            _with_rows(finding, rows),
             "The step was made without it, divided by the weight of the rest.",
             detected=number,
-            suspects={"steps": [number], "micro_batches": which},
+            suspects={"steps": [number], "micro_batches": which, **rows},
         )
         self._report(incident, tape=[step], made=True)
 
@@ -196,8 +212,11 @@ class Chronicle:
         return bool(self.incidents) and self.incidents[-1].step == self._standing.streak[0]
 
     def _as_bad_batch(self, seen: TapeStep, first: int) -> Finding:
-        change = Change(without=frozenset(self._standing.streak))
         limits = self._standing.limits
+        if self._standing.overflowed == first:
+            wide = Change(precision="fp32")
+            return describe(PrecisionOverflow(), wide, limits, seen, first, num_replays=1)
+        change = Change(without=frozenset(self._standing.streak))
         return describe(BadBatch(), change, limits, seen, first, num_replays=0)
 
     def _incident(
@@ -235,3 +254,15 @@ class Chronicle:
             text = f"{incident.finding}. {incident.action}"
             warnings.warn(text, StabilityWarning, stacklevel=2)
         self._folders.write(incident, tape=tape, snapshot=snapshot, made=made)
+
+
+def _with_rows(finding: Finding, rows: Mapping[str, Any]) -> Finding:
+    """Return a finding that says which examples are at fault."""
+    if not rows:
+        return finding
+    named = [
+        f"{row} (loss {loss:.4g})"
+        for row, loss in zip(rows["rows"], rows["row_losses"], strict=True)
+    ]
+    which = f"example {named[0]} is" if len(named) == 1 else f"examples {', '.join(named)} are"
+    return finding.with_(what=f"{finding.what}; {which} at fault")

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
+import torch.distributed as dist
 from torch import nn
 from torch.optim import Optimizer
 
@@ -14,8 +15,9 @@ from trimtab.guard._live import LiveState
 from trimtab.guard._policies import as_policy
 from trimtab.guard._policy import Limits, Policy
 from trimtab.guard._rates import Rates
+from trimtab.guard._rows import suspect_rows
 from trimtab.guard._snapshots import Snapshot, SnapshotRing
-from trimtab.guard._tape import Tape, TapeStep
+from trimtab.guard._tape import MicroStep, Tape, TapeStep
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +88,22 @@ class Gear:
     def read_limits(self) -> Limits:
         """Return what is normal at this moment."""
         return self.policies[0].limits()
+
+    def suspects(self, micro_steps: Sequence[MicroStep], limits: Limits) -> dict[str, Any]:
+        """Return which examples of a bad step are at fault: its `rows` and `row_losses`.
+
+        Empty if it is a batch as a whole, or if that cannot be told: of several ranks, none can run
+        the model alone.
+        """
+        alone = not (dist.is_available() and dist.is_initialized())
+        if not (alone and self.keeps_tape):
+            return {}
+        for micro in micro_steps:
+            found = suspect_rows(self.live.model, micro, lambda loss: loss > limits.loss)
+            if found:
+                rows, losses = zip(*found, strict=True)
+                return {"rows": list(rows), "row_losses": list(losses)}
+        return {}
 
     def take_snapshot(self, number: int) -> None:
         """Take a snapshot of after step `number`, if there are any; give up batches too old."""

@@ -6,8 +6,11 @@ from trimtab.checkpoint import random_state, restore_random_state
 from trimtab.guard._change import Change
 from trimtab.guard._chronicle import Chronicle
 from trimtab.guard._gear import Gear
+from trimtab.guard._investigation import Investigation
+from trimtab.guard._naming import is_narrow
 from trimtab.guard._outcome import Outcome
 from trimtab.guard._standing import Standing
+from trimtab.guard._tape import TapeStep
 
 
 class SecondTry:
@@ -21,6 +24,18 @@ class SecondTry:
 
     def __init__(self, gear: Gear, standing: Standing, chronicle: Chronicle) -> None:
         self._gear, self._standing, self._chronicle = gear, standing, chronicle
+
+    def _try_wide(self, step: TapeStep, case: Investigation) -> None:
+        """See whether a step that is not finite in 16 bits is sound in float32."""
+        gear = self._gear
+        assert gear.replayer is not None
+        random = random_state()
+        try:
+            losses, norms = gear.replayer.measure([step], Change(precision="fp32"))
+        finally:
+            restore_random_state(random)
+        if not gear.agree(case.is_bad(losses[0], norms[0])):
+            self._standing.overflowed = step.number
 
     def succeeds(self, outcome: Outcome, number: int) -> bool:
         """Make the step again if that is right; return whether it was made."""
@@ -38,9 +53,12 @@ class SecondTry:
             losses, norms = replayer.measure([step])
         except Exception:  # noqa: BLE001 # of the user's own code: the step stays left out
             losses, norms = [math.nan], [math.nan]
-        restore_random_state(random)
+        finally:
+            restore_random_state(random)
         same = losses[0] == outcome.loss and norms[0] == outcome.norm
         if gear.agree(same or case.is_bad(losses[0], norms[0])):
+            if is_narrow([step]) and not math.isfinite(losses[0] + norms[0]):
+                self._try_wide(step, case)
             return False
         standing.streak.clear()
         standing.flags[-1] = False

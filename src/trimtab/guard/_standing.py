@@ -36,6 +36,9 @@ class Standing:
     num_made_again: int = 0
     """Steps made after all that had been left out, as long as nobody has asked."""
 
+    overflowed: int = 0
+    """The last bad step that is sound in float32, and so left the range of 16 bits."""
+
     def is_crowded(self, max_share: float) -> bool:
         """Tell whether more than this share of the last steps were bad."""
         share = sum(self.flags) / len(self.flags)

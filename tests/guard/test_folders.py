@@ -69,6 +69,14 @@ class TestFolders:
 
         assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000070", "step-00000090"]
 
+    def test_hold_the_settings_as_they_are_known_by_then(self, make_job, tmp_path):
+        job = make_job(guard=Guard(out=tmp_path))
+        job.guard.run_config = lambda: {"recipe": "tiny"}
+
+        job.run(1, 70, bad=spoilt("nan", 60))
+
+        assert read_bundle(list_bundles(tmp_path)[0]).config == {"recipe": "tiny"}
+
     @pytest.mark.parametrize("keep", [0, 3])
     def test_without_a_place_nothing_is_written(self, make_job, tmp_path, keep):
         out = tmp_path if keep == 0 else None
