@@ -275,7 +275,7 @@ def main() -> None:
     if options.json:
         options.json.write_text(json.dumps(results, indent=1) + "\n")
     if not (options.no_save or options.only or options.faulty):
-        save("repair", torch.device("cpu"), results)
+        save(f"repair-{options.part}", torch.device("cpu"), results)
 
 
 if __name__ == "__main__":

@@ -114,3 +114,16 @@ def test_a_loss_without_a_gradient_is_returned_as_it_is(model, optimizer):
     tape.close(optimizer, 1.0)
 
     assert tape.take(record(5)) is None
+
+
+def test_computes_in_float32_once_it_is_widened():
+    tape = LoopTape(None)
+    x, w = torch.full((1, 2), 1e3), torch.full((2, 1), 1e3, requires_grad=True)
+
+    def loss():
+        return torch.sum(x @ w)
+
+    with torch.autocast("cpu", torch.float16):
+        assert not tape.compute(loss).isfinite()
+        tape.widen("cpu")
+        assert tape.compute(loss).item() == 2e6

@@ -73,3 +73,14 @@ def test_is_silent_on_data_that_are_bad_in_float32_too():
     job.run(1, 80, bad=lambda step, x, y: (x, y * float("nan") if step in {60, 61, 62} else y))
 
     assert [code for *_, code in kinds(job)] == ["TT512"]
+
+
+def test_one_step_is_left_out_and_named():
+    job = normalising("fp16")
+    job.run(1, 80, bad=lambda step, x, y: (x * 1e6 if step == 60 else x, y))
+
+    assert kinds(job) == [(60, "skip", "TT453")]
+    assert job.incidents[0].finding.what == (
+        "loss nan and gradient norm nan, which do not happen in fp32"
+    )
+    assert job.stepper.precision == "fp16"  # once is no reason to change it

@@ -107,7 +107,8 @@ class Chronicle:
         tape = self._tape.since(first - 1) or []
         seen = next((s for s in tape if s.number == first), None) or self.as_step(first)
         if known:
-            rows = {k: v for k, v in self.incidents[-1].suspects.items() if k != "steps"}
+            known_ones = self.incidents[-1].suspects
+            rows = {k: v for k, v in known_ones.items() if k in {"rows", "row_losses"}}
         else:
             rows = self._look(seen.micro_steps, self._standing.limits)
         incident = self._incident(
