@@ -192,29 +192,48 @@ def accept(args: list[str], page: Path, folder: Path) -> None:
     if args[:1] == ["replay"]:  # the incident is not here
         accept_replay(args[1:])
         return
-    if args[:1] == ["train"] and not {"--help", "-h"} & set(args):
-        if "--resume" in args:  # it reads a run, which is not here; its options are the same
-            assert "--config" not in args
-            args = [a for a in args if a != "--resume"]
-        args = [*args, "--print-config"]
-    if args[:1] == ["audit"]:
-        for word in args[2:]:
-            if ".py:" in word:
-                Path(word.split(":")[0]).write_text(BUILD)
-    if args[:1] == ["check"]:
-        for word in args[1:]:  # whatever could be a path
-            if word.endswith(".py"):
-                Path(word).touch()
-            elif not word.startswith("-"):
-                Path(word).mkdir(exist_ok=True)
-    if args[:1] in (["report"], ["watch"], ["diagnose"]):
-        record_runs([a for a in args[1:] if a.startswith("runs/")] or ["runs/newest"], folder)
-        args = [a for a in args if a != "--open"]
+    prepare = {"train": print_config, "audit": write_builds, "check": write_sources}
+    prepare |= dict.fromkeys(("report", "watch", "diagnose"), functools.partial(show, folder))
+    args = prepare.get(args[0], list)(args) if args else args
     try:
         status = main(args)
     except SystemExit as stop:
         status = stop.code
     assert status in {0, None}
+
+
+def print_config(args: list[str]) -> list[str]:
+    """Let a training only say what it would do."""
+    if {"--help", "-h"} & set(args):
+        return args
+    if "--resume" in args:  # it reads a run, which is not here; its options are the same
+        assert "--config" not in args
+        args = [a for a in args if a != "--resume"]
+    return [*args, "--print-config"]
+
+
+def write_builds(args: list[str]) -> list[str]:
+    """Write the files that an audit is to look at."""
+    for word in args[2:]:
+        if ".py:" in word:
+            Path(word.split(":")[0]).write_text(BUILD)
+    return args
+
+
+def write_sources(args: list[str]) -> list[str]:
+    """Make whatever could be a path that is to be checked."""
+    for word in args[1:]:
+        if word.endswith(".py"):
+            Path(word).touch()
+        elif not word.startswith("-"):
+            Path(word).mkdir(exist_ok=True)
+    return args
+
+
+def show(folder: Path, args: list[str]) -> list[str]:
+    """Record the runs that are to be shown; nothing is opened."""
+    record_runs([a for a in args[1:] if a.startswith("runs/")] or ["runs/newest"], folder)
+    return [a for a in args if a != "--open"]
 
 
 @pytest.mark.parametrize(

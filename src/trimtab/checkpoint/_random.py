@@ -40,7 +40,7 @@ def _python_state() -> dict[str, Any]:
 
 
 def _numpy_state() -> dict[str, Any]:
-    state = np.random.get_state()  # noqa: NPY002 # the user's own
+    state: Any = np.random.get_state()  # noqa: NPY002 # the user's own
     key = (state[0], state[1].tobytes(), *state[2:])
     if "numpy" not in _encoded or _encoded["numpy"][0] != key:
         plain = _to_plain(np.random.get_state(legacy=False))  # noqa: NPY002 # the user's own
