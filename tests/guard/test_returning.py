@@ -146,7 +146,7 @@ class TestGoingBack:
         assert case.gear.rates.changes
         assert case.gear.rates.factor == 1
         assert case.chronicle.entered == [
-            (61, "rollback", "The run went back to step 40 and warms up again; 1 steps are lost.")
+            (61, "rollback", "The run went back to step 40 and warms up again; 1 step is lost.")
         ]
 
     @pytest.mark.parametrize(("apply", "factor"), [(True, 0.5), (False, 1.0)])
@@ -203,8 +203,8 @@ class TestKeepingUp:
             (Change(lr=0.5), " The learning rate stays at 0.5 of the schedule's."),
             (Change(clip=2.0), " Gradients are clipped to 2 from now on."),
             (Change(attention_cap=50.0), " From now on it runs attention logits capped at 50."),
-            (Change(fresh_moments=True), "fresh moments of the optimizer; 1 are left out."),
-            (Change(), "as it was; 1 are left out."),
+            (Change(fresh_moments=True), "fresh moments of the optimizer; 1 step is left out."),
+            (Change(), "as it was; 1 step is left out."),
         ],
     )
     def test_is_said(self, change, words):
@@ -231,7 +231,7 @@ class TestKeepingUp:
 
         case.escalate()
 
-        assert case.chronicle.entered[0][2].endswith("in fp32; 1 are left out.")
+        assert case.chronicle.entered[0][2].endswith("in fp32; 1 step is left out.")
 
     def test_can_be_forbidden(self):
         case = Case(Change(clip=2.0))

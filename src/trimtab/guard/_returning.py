@@ -2,7 +2,7 @@
 
 import math
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
 from trimtab.checkpoint import random_state, restore_random_state
@@ -232,9 +232,9 @@ class Returning:
             rates.begin_rewarm()
             if diverged and config.apply:
                 rates.factor *= 0.5
-            return f"{went} and warms up again; {len(verdict.lost)} steps are lost."
+            return f"{went} and warms up again; {_counted(verdict.lost)} lost."
         action = f"{went} and made its steps again, {verdict.change}"
-        action += f"; {len(verdict.lost)} are left out." if verdict.lost else "."
+        action += f"; {_counted(verdict.lost)} left out." if verdict.lost else "."
         if config.apply:
             action += self._keep_up(verdict.change, kept)
         return action
@@ -277,3 +277,8 @@ class Returning:
         """Take up what `state_dict` returned."""
         self._divergence.load_state_dict(state["divergence"])
         self._rollbacks = deque(state["rollbacks"])
+
+
+def _counted(steps: Collection[int]) -> str:
+    """Return how many steps, in words that a participle can follow."""
+    return "1 step is" if len(steps) == 1 else f"{len(steps)} steps are"
