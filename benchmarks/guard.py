@@ -18,7 +18,7 @@ from overhead import Problem, adamw, bare, conv_problem, gpt_problem
 
 from trimtab import Stepper, attach
 
-STEPS: Final = 50
+STEPS: Final = 30
 """Steps of one round: more than there are between two snapshots."""
 
 BARE: Final = "clip_grad_norm_ + AdamW"
