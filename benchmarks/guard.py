@@ -80,6 +80,7 @@ def main() -> None:
     """Measure, show, keep."""
     parser = arguments(__doc__.splitlines()[0])
     parser.set_defaults(rounds=9)
+    parser.add_argument("--fused-only", action="store_true", help="leave the default AdamW out")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -89,7 +90,7 @@ def main() -> None:
     problems = {"gpt": gpt_problem, "cnn": conv_problem}
     with tempfile.TemporaryDirectory() as folder:
         for name, make in problems.items():
-            for fused in (True, False):
+            for fused in (True,) if options.fused_only else (True, False):
                 ways = contenders(lambda make=make: make(device), Path(folder) / name, fused=fused)
                 rounds = {
                     way: (lambda step=step: timed(repeat(step), device))
