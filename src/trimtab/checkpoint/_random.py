@@ -40,11 +40,13 @@ def _python_state() -> dict[str, Any]:
 
 
 def _numpy_state() -> dict[str, Any]:
-    state: Any = np.random.get_state()  # noqa: NPY002 # the user's own
-    key = (state[0], state[1].tobytes(), *state[2:])
+    state: Any = np.random.get_state(legacy=False)  # noqa: NPY002 # the user's own
+    words = state["state"].get("key")  # of the usual generator
+    if words is None:
+        return dict(_to_plain(state))
+    key = (words.tobytes(), state["state"]["pos"], state["has_gauss"], state["gauss"])
     if "numpy" not in _encoded or _encoded["numpy"][0] != key:
-        plain = _to_plain(np.random.get_state(legacy=False))  # noqa: NPY002 # the user's own
-        _encoded["numpy"] = key, plain
+        _encoded["numpy"] = key, _to_plain(state)
     return dict(_encoded["numpy"][1])
 
 
