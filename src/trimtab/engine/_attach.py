@@ -120,6 +120,7 @@ def attach(
         config=config,
         max_skips=max_skips,
         rules=as_rules(judge),
+        tells=judge.allows if isinstance(judge, Selection) else lambda _: bool(judge),
         take_overflow=not _overflow_is_theirs(model, given),
     )
 
@@ -150,8 +151,10 @@ class Trim(Uncopied):
         config: Mapping[str, Any] | None,
         max_skips: int,
         rules: Sequence[Rule],
+        tells: Callable[[str], bool],
         take_overflow: bool,
     ) -> None:
+        self._tells = tells
         if isinstance(max_skips, bool) or not isinstance(max_skips, int) or max_skips < 1:
             raise ConfigError(f"max_skips must be a whole number of at least 1, got {max_skips!r}.")
         for optimizer in optimizers:
@@ -345,6 +348,7 @@ class Trim(Uncopied):
         """What is wrong so far: one finding for each cause, most causal first."""
         self.recorder.sync()
         causes = [] if self.guard is None else self.guard.findings
+        causes = [each for each in causes if self._tells(each.code)]
         return merge([*causes, *self.judge.findings]) if causes else self.judge.findings
 
     @property

@@ -100,8 +100,8 @@ class OptimizerHooks:
         loss = self._loss
         known = None if loss is None else torch.as_tensor(loss, device=norm.device)
         if self._ranks > 1:
-            known, norm = _ranks.mean_loss(known, norm.device), _ranks.worst(norm)
-            self._loss = known
+            mean, norm = _ranks.mean_loss(known, norm.device), _ranks.worst(norm)
+            self._loss = known = None if known is None else mean  # all ranks' loops are alike
         return self.guard.judge(known, norm, self.which)
 
     def _count(self) -> int:

@@ -27,6 +27,10 @@ OVERFLOWS: Final = 40
 and comes down from 2^40 to 1 in as many."""
 
 
+REMEMBERED: Final = 20
+"""Incidents that a checkpoint has with it; the run folder has more."""
+
+
 class ActiveGuard:
     """Guards one run; `Stepper.guard` and `Trim.guard`.
 
@@ -262,6 +266,7 @@ class ActiveGuard:
             "rates": self.rates.state_dict(),
             **self._returning.state_dict(),
             **self._standing.state_dict(),
+            "incidents": [each.to_dict() for each in self.incidents[-REMEMBERED:]],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -271,6 +276,7 @@ class ActiveGuard:
         self.rates.load_state_dict(state["rates"])
         self._returning.load_state_dict(state)
         self._standing.load_state_dict(state)
+        self._chronicle.incidents[:] = map(Incident.from_dict, state.get("incidents", ()))
         self._made_with.clear()
         self.tape.drop_after(-1)
         self.keeper.renew()
