@@ -48,7 +48,7 @@ from torch import nn
 
 model = nn.Linear(8, 1)
 optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-trim = trimtab.attach(model, optimizer, clip=None, out=None, watch=2)
+trim = trimtab.attach(model, optimizer, clip=None, guard=None, out=None, watch=2)
 w = torch.arange(8.0)[:, None]
 for step in range(100):
     x = torch.randn(32, 8)

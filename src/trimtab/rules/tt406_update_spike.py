@@ -43,7 +43,7 @@ from torch import nn
 
 model = nn.Sequential(nn.Linear(8, 32), nn.Tanh(), nn.Linear(32, 1))
 optimizer = torch.optim.SGD(model.parameters(), lr=0.02)
-trim = trimtab.attach(model, optimizer, clip=None, out=None, watch=2)
+trim = trimtab.attach(model, optimizer, clip=None, guard=None, out=None, watch=2)
 for step in range(80):
     x = torch.randn(32, 8)
     scale = 1000 if step == 69 else 1  # one batch with targets out of range
