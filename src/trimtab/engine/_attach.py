@@ -45,7 +45,7 @@ def attach(
     optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer],
     *,
     clip: float | Clipper | None = 1.0,
-    guard: GuardLike = "spike",
+    guard: GuardLike = "auto",
     watch: bool | int | Watch = True,
     out: Path | str | Literal["auto"] | None = "auto",
     loggers: Sequence[Callable[[int, Mapping[str, float]], None]] = (),
@@ -76,6 +76,9 @@ def attach(
         guard: Which steps are left out, and what is done if they go on: the name of a policy,
             `"observe"`, a policy, a `trimtab.guard.Guard`, or None, which leaves out none. A step
             that is left out touches neither parameters nor buffers nor the optimizer's state.
+            `"auto"` is `"spike"`, and where several processes train one model `"nonfinite"` without
+            going back; any other guard has them exchange two numbers a step, so it has to be
+            attached on every rank.
         watch: What is measured how often: True for the defaults, False for the numbers of each
             step alone, a number of steps between records, or a `Watch`.
         out: Run folder for what is measured; `"auto"` makes one under `runs/`, None keeps it in
@@ -112,7 +115,8 @@ def attach(
         model,
         _as_optimizers(given),
         clipper=as_clipper(clip),
-        guard=as_guard(guard),
+        guard=_as_guard(guard, num_ranks(model)),
+        joint=guard != "auto",
         stateful=stateful or {},
         watch=as_watch(watch),
         out=out,
@@ -144,6 +148,7 @@ class Trim(Uncopied):
         *,
         clipper: Clipper | None,
         guard: Guard | None,
+        joint: bool,
         stateful: Mapping[str, Any],
         watch: Watch,
         out: Path | str | None,
@@ -187,7 +192,9 @@ class Trim(Uncopied):
             self.recorder.close()
             raise
         self._rerun: Rerun | None = None
-        self.guard: Final = self._make_guard(guard, model, optimizers, stateful, config)
+        self.guard: Final = self._make_guard(
+            guard, model, optimizers, stateful, config, joint=joint
+        )
         scalers = [v for v in stateful.values() if isinstance(v, torch.amp.GradScaler)]
         self._tape = LoopTape(self.guard, scalers[0] if scalers else None)
         self._hooks = [
@@ -203,6 +210,7 @@ class Trim(Uncopied):
                 note_loss=self.loss,
                 close_tape=partial(self._tape.close, o),
                 ranks=num_ranks(model),
+                joint=joint,
             )
             for which, (o, each) in enumerate(zip(optimizers, self._clippers, strict=True))
         ]
@@ -215,11 +223,13 @@ class Trim(Uncopied):
         optimizers: Sequence[torch.optim.Optimizer],
         stateful: Mapping[str, Any],
         run_config: Mapping[str, Any] | None,
+        *,
+        joint: bool,
     ) -> ActiveGuard | None:
         guarded = [o for o in optimizers if not isinstance(o, torch.optim.LBFGS)]
         if config is None or not guarded:
             return None
-        ranks, device = num_ranks(model), self.recorder.device
+        ranks, device = num_ranks(model) if joint else 1, self.recorder.device
         parts = {f"clipper{i}": c for i, c in enumerate(self._clippers) if c is not None}
         if len(optimizers) == 1:
             self._rerun = Rerun(
@@ -489,6 +499,13 @@ class Trim(Uncopied):
         self.steps = self.recorder.step
         self.skipped_steps = state["skipped_steps"]
         self._skips_in_a_row = state["skips_in_a_row"]
+
+
+def _as_guard(guard: GuardLike, ranks: int) -> Guard | None:
+    """Return the settings of the guard; those of `"auto"` need no exchange between ranks."""
+    if guard != "auto":
+        return as_guard(guard)
+    return Guard() if ranks == 1 else Guard(policy="nonfinite", snapshots=0, explain=False)
 
 
 def as_rules(judge: bool | Selection) -> Sequence[Rule]:  # noqa: FBT001 # what a user may pass

@@ -40,6 +40,8 @@ class OptimizerHooks:
         close_tape: Returns what a replay of the step needs, given the optimizer's settings and what
             its gradients are divided by; None if that is not known.
         ranks: Processes that train the model together.
+        joint: Whether all of them judge the same numbers; otherwise only the norm, which they have
+            in common, is judged.
     """
 
     def __init__(
@@ -56,13 +58,14 @@ class OptimizerHooks:
         note_loss: Callable[[Tensor], Tensor],
         close_tape: Callable[[float | Tensor], None],
         ranks: int = 1,
+        joint: bool = True,
     ) -> None:
         self.optimizer, self.recorder, self.which = optimizer, recorder, which
         self.measures_only: Final = isinstance(optimizer, torch.optim.LBFGS)
         self.clipper: Final = None if self.measures_only else clipper
         self._take_loss, self._note_loss = take_loss, note_loss
         self._knows_loss, self._close_tape = knows_loss, close_tape
-        self._ranks = ranks
+        self._ranks, self._joint = ranks, joint
         self.guard: Final = None if self.measures_only else guard
         self._some_param = next(p for g in optimizer.param_groups for p in g["params"])
         self._updater = Updater(
@@ -99,7 +102,9 @@ class OptimizerHooks:
         assert self.guard is not None
         loss = self._loss
         known = None if loss is None else torch.as_tensor(loss, device=norm.device)
-        if self._ranks > 1:
+        if self._ranks > 1 and not self._joint:
+            known = None
+        elif self._ranks > 1:
             mean, norm = _ranks.mean_loss(known, norm.device), _ranks.worst(norm)
             self._loss = known = None if known is None else mean  # all ranks' loops are alike
         return self.guard.judge(known, norm, self.which)
