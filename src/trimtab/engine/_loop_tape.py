@@ -80,19 +80,7 @@ class LoopTape:
         if self._guard is None or not micro_steps or not known:
             return
         self._closed.append(
-            TapeStep(
-                number=self._guard.number + 1,
-                micro_steps=micro_steps,
-                settings=[
-                    {k: v for k, v in group.items() if k != "params"}
-                    for group in optimizer.param_groups
-                ],
-                divisor=divisor,
-                loss=math.nan,
-                norm=math.nan,
-                skipped=False,
-                flagged=False,
-            )
+            TapeStep.begin(self._guard.number + 1, micro_steps, optimizer, divisor=divisor)
         )
 
     def take(self, record: StepRecord) -> TapeStep | None:

@@ -1,6 +1,5 @@
 """The micro-batches of the open accumulation window, for replays."""
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -78,19 +77,8 @@ class StepTape:
         self.drop()
         if self._guard is None or not micro_steps or unseen:
             return None
-        return TapeStep(
-            number=self._guard.number + 1,
-            micro_steps=micro_steps,
-            settings=[
-                {k: v for k, v in group.items() if k != "params"}
-                for group in optimizer.param_groups
-            ],
-            divisor=divisor if scale is None else divisor * scale,
-            loss=math.nan,
-            norm=math.nan,
-            skipped=False,
-            flagged=False,
-        )
+        divisor = divisor if scale is None else divisor * scale
+        return TapeStep.begin(self._guard.number + 1, micro_steps, optimizer, divisor=divisor)
 
     def drop(self, *, unseen: bool = False) -> None:
         """Empty the window.

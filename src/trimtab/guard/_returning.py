@@ -16,7 +16,7 @@ from trimtab.guard._investigation import NUM_CLEAN, Verdict
 from trimtab.guard._naming import describe, rates_at_jump
 from trimtab.guard._snapshots import Snapshot
 from trimtab.guard._standing import Standing
-from trimtab.guard._tape import TapeStep
+from trimtab.guard._tape import TapeStep, settings_of
 from trimtab.guard.tt310_unexplained_incident import UnexplainedIncident
 
 ROLLBACK_SPAN: Final = 1000
@@ -257,10 +257,7 @@ class Returning:
         return "" if self._apply(change) is False else f" From now on it runs {change}."
 
     def _settings(self) -> list[list[dict[str, Any]]]:
-        return [
-            [{k: v for k, v in group.items() if k != "params"} for group in o.param_groups]
-            for o in self._gear.live.optimizers
-        ]
+        return [settings_of(optimizer) for optimizer in self._gear.live.optimizers]
 
     def _restore_settings(self, settings: list[list[dict[str, Any]]]) -> None:
         for optimizer, groups in zip(self._gear.live.optimizers, settings, strict=True):

@@ -1,12 +1,14 @@
 """The last steps, kept so that they can be run again."""
 
+import math
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import numpy as np
 from torch import Tensor
+from torch.optim import Optimizer
 
 from trimtab.errors import ConfigError, StateError
 from trimtab.guard._captured import captured
@@ -62,6 +64,39 @@ class TapeStep:
     """Norm to which its gradients were clipped besides, since an earlier incident."""
     nbytes: int = field(default=0, init=False)
     """Memory that its batches and random states hold; the tape fills it in."""
+
+    @classmethod
+    def begin(
+        cls,
+        number: int,
+        micro_steps: list[MicroStep],
+        optimizer: Optimizer,
+        *,
+        divisor: float | Tensor,
+    ) -> Self:
+        """Return a step that is about to be made; what it does is not known yet.
+
+        Args:
+            number: Of the step.
+            micro_steps: Its forward and backward passes.
+            optimizer: With the settings that it is made with.
+            divisor: What the sum of gradients is divided by.
+        """
+        return cls(
+            number=number,
+            micro_steps=micro_steps,
+            settings=settings_of(optimizer),
+            divisor=divisor,
+            loss=math.nan,
+            norm=math.nan,
+            skipped=False,
+            flagged=False,
+        )
+
+
+def settings_of(optimizer: Optimizer) -> list[dict[str, Any]]:
+    """Return the settings of each parameter group, without its parameters."""
+    return [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
 
 
 class Tape:
