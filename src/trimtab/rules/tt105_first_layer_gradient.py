@@ -46,7 +46,7 @@ from torch import nn
 model = nn.Sequential(nn.Linear(8, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 1))
 nn.init.normal_(model[0].weight, std=0.01)
 optimizer = torch.optim.SGD(model.parameters(), lr=1e-9)
-trim = trimtab.attach(model, optimizer, clip=None, out=None, watch=2)
+trim = trimtab.attach(model, optimizer, clip=None, guard=None, out=None, watch=2)
 for step in range(110):
     x = torch.randn(32, 8)
     shown = x if step < 50 else 100 * x  # the inputs lose their normalisation

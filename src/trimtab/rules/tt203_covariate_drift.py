@@ -46,7 +46,7 @@ from torch import nn
 
 model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 1))
 optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
-trim = trimtab.attach(model, optimizer, out=None, watch=2)
+trim = trimtab.attach(model, optimizer, guard=None, out=None, watch=2)
 for step in range(180):
     x = torch.randn(64, 8)
     shifted = x if step < 120 else 50 * x + 100  # the inputs lose their normalisation

@@ -47,7 +47,7 @@ with torch.no_grad():
     attention.k_proj.weight.mul_(100)
 model = nn.Sequential(attention, nn.Linear(16, 1))
 optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-trim = trimtab.attach(model, optimizer, out=None, watch=2)
+trim = trimtab.attach(model, optimizer, guard=None, out=None, watch=2)
 for step in range(60):
     x = torch.randn(8, 16, 16)
     optimizer.zero_grad()

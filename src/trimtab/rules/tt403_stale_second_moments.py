@@ -46,7 +46,7 @@ from torch import nn
 
 model = nn.Linear(8, 1)
 optimizer = torch.optim.Adam(model.parameters(), lr=0.03, betas=(0.9, 0.999))
-trim = trimtab.attach(model, optimizer, clip=None, out=None, watch=2)
+trim = trimtab.attach(model, optimizer, clip=None, guard=None, out=None, watch=2)
 for step in range(140):
     x = torch.randn(32, 8) * (1 if step < 120 else 30)  # gradients grow at once
     optimizer.zero_grad()

@@ -47,7 +47,7 @@ from torch import nn
 
 model = nn.Linear(8, 1)
 optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-trim = trimtab.attach(model, optimizer, clip=None, out=None, watch=2)
+trim = trimtab.attach(model, optimizer, clip=None, guard=None, out=None, watch=2)
 for step in range(80):
     if step == 50:
         optimizer.param_groups[0]["lr"] *= 200

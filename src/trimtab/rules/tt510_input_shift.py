@@ -45,7 +45,7 @@ from torch import nn
 
 model = nn.Linear(8, 1)
 optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-trim = trimtab.attach(model, optimizer, out=None, watch=2)
+trim = trimtab.attach(model, optimizer, guard=None, out=None, watch=2)
 for step in range(60):
     x = torch.randn(32, 8) if step < 40 else 5 * torch.randn(32, 8) + 20  # not normalised
     optimizer.zero_grad()
