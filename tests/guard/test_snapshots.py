@@ -163,6 +163,17 @@ def test_cadence_keeps_to_the_budget(monkeypatch, copy_s, step_s, overhead, inte
     assert due == [False] * (interval - 1) + [True] * 2
 
 
+def test_what_was_looked_at_before_a_copy_belongs_to_its_cost(monkeypatch):
+    monkeypatch.setattr("time.perf_counter", iter([5.0]).__next__)
+    ring = Run().ring
+    ring.due(0, 1.0)
+    ring.take(0, began=4.975)
+    assert ring.interval == 3
+    monkeypatch.setattr("time.perf_counter", iter([9.0]).__next__)
+    ring.take(10, began=8.95)
+    assert ring.copy_seconds == pytest.approx([0.025, 0.05])
+
+
 def test_one_disturbed_copy_does_not_set_the_cadence(monkeypatch):
     times = iter([0, 0.015, 1, 1.015, 2, 7.0])
     monkeypatch.setattr("time.perf_counter", lambda: next(times))

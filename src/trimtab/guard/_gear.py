@@ -10,11 +10,12 @@ from torch.optim import Optimizer
 
 from trimtab.guard._buffers import BufferKeeper
 from trimtab.guard._guard import Guard
-from trimtab.guard._investigation import Investigation, Replayer
+from trimtab.guard._investigation import Investigation
 from trimtab.guard._live import LiveState
 from trimtab.guard._policies import as_policy
 from trimtab.guard._policy import Limits, Policy
 from trimtab.guard._rates import Rates
+from trimtab.guard._replayer import Replayer
 from trimtab.guard._rows import suspect_rows
 from trimtab.guard._snapshots import Snapshot, SnapshotRing
 from trimtab.guard._tape import MicroStep, Tape, TapeStep
@@ -85,9 +86,9 @@ class Gear:
         config = self.config
         return self.replayer is not None and config.act and config.explain and config.tape_bytes > 0
 
-    def read_limits(self) -> Limits:
-        """Return what is normal at this moment."""
-        return self.policies[0].limits()
+    def read_limits(self) -> list[Limits]:
+        """Return what is normal at this moment in steps of each optimizer."""
+        return [policy.limits() for policy in self.policies]
 
     def suspects(self, micro_steps: Sequence[MicroStep], limits: Limits) -> dict[str, Any]:
         """Return which examples of a bad step are at fault: its `rows` and `row_losses`.
@@ -105,11 +106,11 @@ class Gear:
                 return {"rows": list(rows), "row_losses": list(losses)}
         return {}
 
-    def take_snapshot(self, number: int) -> None:
+    def take_snapshot(self, number: int, *, began: float | None = None) -> None:
         """Take a snapshot of after step `number`, if there are any; give up batches too old."""
         if self.ring is None:
             return
-        self.ring.take(number)
+        self.ring.take(number, began=began)
         oldest = self.ring.snapshots[0].step if self.ring.snapshots else number
         self.tape.drop_before(oldest + 1)
 
@@ -121,7 +122,7 @@ class Gear:
         base: Snapshot | None,
         *,
         first_bad: int,
-        limits: Limits,
+        limits: Sequence[Limits],
     ) -> Investigation:
         """Return what looks for the cause of an incident; its arguments are as there."""
         assert self.replayer is not None

@@ -180,16 +180,18 @@ class SnapshotRing:
         free = len(self.snapshots) < self._room or healthy > 1
         return free and step - self._last >= max(self.interval, spread)
 
-    def take(self, step: int) -> Snapshot | None:
+    def take(self, step: int, *, began: float | None = None) -> Snapshot | None:
         """Copy everything.
 
         Args:
             step: Optimizer steps done.
+            began: Time, by `time.perf_counter()`, at which the state began to be looked at: what
+                that takes belongs to a snapshot's cost. None is now.
 
         Returns:
             The snapshot; None if the memory does not allow it. A warning says so, once.
         """
-        began = time.perf_counter()
+        began = time.perf_counter() if began is None else began
         self._now = self._last = step
         beside = self.live.copier.seconds_beside()
         reading = self.live.read()
