@@ -217,7 +217,9 @@ def show_run(r: dict[str, Any], *, verbose: bool) -> None:
 def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--part", choices=["tune", "report", "fresh", "all"], default="all")
+    parser.add_argument(
+        "--part", choices=["tune", "report", "fresh", "heldout", "all"], default="all"
+    )
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--only", default="", help="pattern that a case's name has to match")

@@ -70,9 +70,10 @@ def test_corpus_is_as_large_and_wide_as_is_claimed():
 def test_parts_are_about_equal():
     for group in (FAULTS, HEALTHY):
         count = Counter(c.part for c in group)
-        assert set(count) == {"tune", "report", "fresh"}
+        assert set(count) == {"tune", "report", "fresh", "heldout"}
         assert min(count["tune"], count["report"]) >= 0.4 * (count["tune"] + count["report"])
         assert count["fresh"] >= 30
+        assert count["heldout"] >= 20
 
 
 @pytest.mark.parametrize("case", FAULTS, ids=lambda c: c.name)

@@ -116,6 +116,10 @@ CAUSES: Final[dict[str, Cause]] = {
         ),
         r"gradient|backward|graph|detach",
     ),
+    "no-nonlinearity": Cause(
+        ("no-nonlinearity", "linear-network", "missing-activation"),
+        r"linear|activation function|non-?linear",
+    ),
     "no-step": Cause(("no-step", "backward-without-step", "nothing-moves"), r"step"),
     "no-warmup": Cause(("no-warmup",), r"warm-?up"),
     "nonfinite": Cause(

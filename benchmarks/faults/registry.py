@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from trimtab.findings import Symptom
 
-Part = Literal["tune", "report", "fresh"]
+Part = Literal["tune", "report", "fresh", "heldout"]
 Step = Callable[[nn.Module, torch.optim.Optimizer, Any, Any, Any], Tensor]
 
 
