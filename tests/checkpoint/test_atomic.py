@@ -90,3 +90,41 @@ def test_a_folder_is_removed_or_stays_whole(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "rename", no_space)
     remove_folder(stays)
     assert [p.name for p in tmp_path.rglob("*")] == ["stays", "a"]
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_two_processes_that_write_one_folder_both_succeed(tmp_path, monkeypatch, is_there):
+    """Another one takes the name in the moment before the rename."""
+    path = tmp_path / "folder"
+    if is_there:
+        make(path, a="one")
+    rename, done = Path.rename, []
+
+    def beaten(source, target):
+        if target == path and not done:
+            done.append(source)
+            path.mkdir()
+            (path / "a").write_text("theirs")
+        return rename(source, target)
+
+    monkeypatch.setattr(Path, "rename", beaten)
+    make(path, a="two")
+    assert (path / "a").read_text() == "two"
+    assert done
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_one_pushed_aside_by_another_process_in_this_moment(tmp_path, monkeypatch):
+    path = tmp_path / "folder"
+    make(path, a="one")
+    rename = Path.rename
+
+    def taken(source, target):
+        if source == path:
+            rename(path, tmp_path / "theirs")
+        return rename(source, target)
+
+    monkeypatch.setattr(Path, "rename", taken)
+    make(path, a="two")
+    assert (path / "a").read_text() == "two"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["folder", "theirs"]

@@ -7,6 +7,7 @@ import pytest
 from trimtab.checkpoint._leftovers import (
     clear_leftovers,
     hidden_name,
+    others_at_work,
     put_back,
     under_construction,
 )
@@ -71,3 +72,14 @@ def test_one_that_is_being_replaced_right_now_is_left_alone(tmp_path):
     old.mkdir()
     put_back(tmp_path)
     assert names(tmp_path) == [old.name]
+
+
+def test_what_other_living_processes_build_is_told(tmp_path, dead):
+    others = tmp_path / f".step-00000001.{os.getppid()}.tmp"
+    for path in (others, hidden_name(tmp_path / "step-00000001", "tmp")):
+        path.mkdir()
+    (tmp_path / f".step-00000002.{dead}.tmp").mkdir()
+    aside = tmp_path / f".step-00000002.{os.getppid()}.old"
+    aside.mkdir()
+    assert others_at_work(tmp_path, "tmp") == [(others, os.getppid())]
+    assert others_at_work(tmp_path, "old") == [(aside, os.getppid())]

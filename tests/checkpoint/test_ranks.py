@@ -1,10 +1,12 @@
+import os
+
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from trimtab import ConfigError
-from trimtab.checkpoint._ranks import Ranks
+from trimtab.checkpoint._ranks import Ranks, make_own_group
 
 
 def test_alone_nothing_is_exchanged():
@@ -64,3 +66,28 @@ def test_all_succeed_or_all_raise(tmp_path):
         ("StateError", "It failed on rank 0: odd"),
         [0, 1],
     ]
+
+
+def lose(rank, folder):
+    """Let rank 1 go while rank 0 works; what rank 0 says of it, with and without its own error."""
+    store = dist.FileStore(f"{folder}/store", 2)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    ranks = Ranks(make_own_group(None, timeout_s=30))
+    ranks.all(lambda: None)
+    if rank == 1:
+        os._exit(0)
+    results = [attempt(ranks, lambda: 0), attempt(ranks, fail_on(0, OSError(28, "No space left")))]
+    torch.save(results, f"{folder}/lost.pt")
+    os._exit(0)
+
+
+@pytest.mark.dist
+@pytest.mark.slow
+def test_a_rank_that_has_gone_is_named_as_the_cause(tmp_path):
+    mp.spawn(lose, (str(tmp_path),), nprocs=2)
+    (kind, said), second = torch.load(tmp_path / "lost.pt")
+    assert (kind, second[0]) == ("StateError", "StateError")
+    assert said.startswith("Rank 0 of 2 has lost the others: one of them has died, or kept the")
+    assert "GLHF" not in said
+    assert "third_party" not in said
+    assert second[1].endswith("Before that, this rank failed itself: [Errno 28] No space left")

@@ -1,7 +1,10 @@
+import errno
+import os
+
 import pytest
 
 from trimtab.checkpoint import list_checkpoints, mark_checkpoint, save_checkpoint
-from trimtab.checkpoint._retention import is_healthy, step_of
+from trimtab.checkpoint._retention import by_step, drop_outdated, is_healthy, step_of
 
 
 def save(folder, step, healthy=True, keep=2):
@@ -56,3 +59,42 @@ def test_what_is_named_otherwise_is_never_touched(tmp_path):
     for step in (2, 3, 4):
         save(tmp_path, step, keep=1)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000001-best", "step-00000004"]
+
+
+def test_what_is_named_like_a_checkpoint_but_is_a_file_is_none(tmp_path):
+    save(tmp_path, 1)
+    (tmp_path / "step-00000002").write_text("")
+    (tmp_path / "3").mkdir()
+    assert by_step(tmp_path) == [tmp_path / "step-00000001"]
+    assert by_step(tmp_path / "none") == by_step(tmp_path / "step-00000002") == []
+
+
+def test_where_another_process_has_removed_the_new_one_the_others_stay(tmp_path):
+    """As when two runs save into one folder, and each takes the other's for outdated."""
+    save(tmp_path, 1)
+    drop_outdated(tmp_path, tmp_path / "step-00000002", keep=1)
+    assert kept(tmp_path) == [1]
+
+
+def test_two_processes_do_not_remove_at_the_same_time(tmp_path):
+    fcntl = pytest.importorskip("fcntl")
+    save(tmp_path, 1)
+    handle = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)  # the other one
+    save(tmp_path, 2, keep=1)
+    assert kept(tmp_path) == [1, 2]
+    os.close(handle)
+    save(tmp_path, 3, keep=1)
+    assert kept(tmp_path) == [3]
+
+
+def test_where_there_are_no_locks_it_removes_all_the_same(tmp_path, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    for step in (1, 2):
+        save(tmp_path, step, keep=1)
+    assert kept(tmp_path) == [2]

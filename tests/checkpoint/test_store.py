@@ -1,13 +1,16 @@
 import errno
 import os
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from trimtab import ConfigError, StateError
+from trimtab import ConfigError, StabilityWarning, StateError
 from trimtab.checkpoint import (
     list_checkpoints,
     load_checkpoint,
@@ -143,7 +146,7 @@ def test_an_old_one_that_cannot_be_removed_stays_whole(tmp_path, monkeypatch):
 def test_a_folder_that_cannot_be_written(tmp_path):
     """A file in its place: who runs the tests may be allowed to write everywhere."""
     (tmp_path / "runs").write_text("")
-    with pytest.raises(OSError, match="make it writable or choose another folder") as caught:
+    with pytest.raises(OSError, match="Make it writable or choose another folder") as caught:
         save(tmp_path / "runs" / "gpt", 1)
     assert caught.value.errno == errno.ENOTDIR
     assert caught.value.filename == str(tmp_path / "runs" / "gpt")
@@ -215,3 +218,123 @@ def test_a_checkpoint_pushed_aside_by_a_killed_save_is_found(tmp_path):
     path.rename(tmp_path / ".step-00000001.999999999.old")
     assert load_latest(tmp_path)[0] == 1
     assert list_checkpoints(tmp_path) == [path]
+
+
+def test_a_folder_that_may_only_be_read(tmp_path, monkeypatch):
+    """The folder is there; what is to be made in it is refused. Root may write everywhere."""
+    save(tmp_path, 1)
+
+    def refuse(path, *_, **__):
+        if path.name.startswith("."):
+            raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(
+        OSError, match=r"Read-only file system[.] Make it writable or choose another"
+    ):
+        save(tmp_path, 2)
+    assert load_latest(tmp_path)[0] == 1
+
+
+def test_a_folder_that_is_removed_while_a_checkpoint_is_written(tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    save(run, 1)
+    fsync = os.fsync
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            os, "fsync", lambda handle: shutil.rmtree(run) if run.exists() else fsync(handle)
+        )
+        with pytest.raises(FileNotFoundError, match="The folder was removed, renamed or unmounted"):
+            save(run, 2)
+    save(run, 3)  # it is made anew
+    assert [p.name for p in run.iterdir()] == ["step-00000003"]
+
+
+def test_a_checkpoint_that_is_not_there_is_not_called_damaged(tmp_path):
+    with pytest.raises(StateError, match=r"There is no checkpoint .*step-00000007\. A training"):
+        load_checkpoint(tmp_path / "step-00000007")
+
+
+def test_one_that_is_rotated_away_while_it_is_loaded(tmp_path, monkeypatch):
+    """No warning of damage, and the one that replaced it."""
+    save(tmp_path, 1)
+    read = Path.read_bytes
+    steps = [2, 3]
+
+    def overtaken(path):
+        if path.name == "state.json" and steps:
+            save(tmp_path, steps.pop(0), keep=1)
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", overtaken)
+    assert load_latest(tmp_path)[0] == 3
+
+
+def test_the_only_one_while_it_is_being_replaced(tmp_path, monkeypatch):
+    """Between two renames by a process that saves the same step again, there is none."""
+    path = save(tmp_path, 1)
+    aside = path.rename(tmp_path / f".{path.name}.{os.getppid()}.old")
+    monkeypatch.setattr(time, "sleep", lambda _: aside.rename(path))
+    assert load_latest(tmp_path)[0] == 1
+
+
+WRITER = """
+import sys, time, torch
+from pathlib import Path
+from trimtab.checkpoint import save_checkpoint
+
+end = time.monotonic() + 3
+step = 0
+while time.monotonic() < end:
+    step += 1
+    model = {"weight": torch.full((3,), float(step))}
+    save_checkpoint(Path(sys.argv[1]), step, model=model, state={"step": step}, keep=1)
+"""
+
+
+@pytest.mark.slow
+def test_a_reader_beside_a_training_always_finds_one(tmp_path):
+    save(tmp_path, 0)
+    writer = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)])
+    seen = set()
+    while writer.poll() is None:
+        step, model, state = load_latest(tmp_path)  # a warning of damage would be an error
+        assert model["weight"].tolist() == [step] * 3
+        assert state == {"step": step}
+        seen.add(step)
+    assert writer.returncode == 0
+    assert len(seen) > 5
+
+
+def test_a_training_that_removes_them_faster_than_they_are_read(tmp_path, monkeypatch):
+    save(tmp_path, 1)
+    read = Path.read_bytes
+
+    def overtaken(path):
+        if path.name == "state.json":
+            save(tmp_path, int(path.parent.name[5:]) + 1, keep=1)
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", overtaken)
+    with pytest.raises(StateError, match="removed by a training while they are read"):
+        load_latest(tmp_path)
+
+
+def test_another_process_that_saves_into_the_same_folder_is_named(tmp_path):
+    theirs = tmp_path / f".step-00000004.{os.getppid()}.tmp"
+    theirs.mkdir()
+    with pytest.warns(StabilityWarning, match=f"Process {os.getppid()} is saving into .* as well"):
+        save(tmp_path, 1)
+    assert theirs.exists()
+    theirs.rmdir()
+    save(tmp_path, 2)
+
+
+def test_a_clock_that_goes_back_changes_nothing(tmp_path):
+    """The newest is the one of the highest step, whatever the disk says of times."""
+    for age, step in enumerate((1, 2, 3)):
+        for path in [save(tmp_path, step, keep=3), *(tmp_path / f"step-{step:08d}").iterdir()]:
+            os.utime(path, (10**9 - age * 10**6,) * 2)
+    assert load_latest(tmp_path)[0] == 3
+    save(tmp_path, 4, keep=2)
+    assert [p.name[-1] for p in list_checkpoints(tmp_path)] == ["3", "4"]

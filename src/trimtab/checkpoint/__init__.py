@@ -1,6 +1,7 @@
 """State that survives: atomic, verified checkpoints that need no unpickling."""
 
 from trimtab.checkpoint._async import AsyncCheckpointer
+from trimtab.checkpoint._async_sharded import AsyncShardedCheckpointer
 from trimtab.checkpoint._atomic import write_atomic
 from trimtab.checkpoint._random import random_state, restore_random_state, seeded
 from trimtab.checkpoint._sharded import load_latest_sharded, load_sharded, save_sharded
@@ -14,6 +15,7 @@ from trimtab.checkpoint._store import (
 
 __all__ = [
     "AsyncCheckpointer",
+    "AsyncShardedCheckpointer",
     "list_checkpoints",
     "load_checkpoint",
     "load_latest",

@@ -1,16 +1,15 @@
 """Checkpoints that are written while training goes on."""
 
-import weakref
-from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Self
 
-import torch
 from torch import Tensor
 
+from trimtab.checkpoint._background import Background
+from trimtab.checkpoint._host_copies import HostCopies
 from trimtab.checkpoint._store import (
     check_settings,
     checkpoint_path,
@@ -18,26 +17,25 @@ from trimtab.checkpoint._store import (
     write_checkpoint,
 )
 from trimtab.checkpoint._tree import flatten
-from trimtab.errors import StateError
 
 
 class AsyncCheckpointer:
     """Writes checkpoints in a thread of its own, one at a time.
 
-    `save` copies everything into the CPU's memory before it returns, so training may go on changing
-    it at once. The copies are kept and used again: they cost the checkpoint's size in memory. A
-    save that comes while another is being written waits for that one. What goes wrong in the
-    thread is raised by the next `save`, `wait` or `close`. When the interpreter exits, a save under
-    way is finished first.
+    `save` copies everything into the CPU's memory, so training may go on changing it at once. From
+    a CUDA device it only begins to copy, in the current stream: an optimizer step on the same
+    stream comes after the copy. The copies are kept and used again: they cost the checkpoint's
+    size in memory. A save that comes while another is being written waits for that one. What goes
+    wrong in the thread is raised by the next `save`, `wait` or `close`. When the interpreter
+    exits, a save under way is finished first.
 
-    Use it as a context manager, or call `close` at the end.
+    Use it as a context manager, or call `close` at the end. For a model that is split over several
+    processes there is `AsyncShardedCheckpointer`.
     """
 
     def __init__(self) -> None:
-        self._pool: Final = ThreadPoolExecutor(1, thread_name_prefix="trimtab-checkpoint")
-        self._running: list[Future[Path]] = []
-        self._model, self._state = _Copies(), _Copies()
-        self._finalizer: Final = weakref.finalize(self, _finish, self._pool, self._running)
+        self._background = Background("AsyncCheckpointer")
+        self._model, self._state = HostCopies(), HostCopies()
 
     def save(
         self,
@@ -68,16 +66,14 @@ class AsyncCheckpointer:
             OSError: The save before this one failed, and nothing was begun now: call it again.
             StateError: It was closed.
         """
-        self.wait()
-        if not self._finalizer.alive:
-            raise StateError("This AsyncCheckpointer was closed. Make a new one to save again.")
+        self._background.get_ready()
         check_settings(step, keep)
         trees = [flatten(dict(part), Tensor.detach) for part in (model, state)]
         copies = [self._model.take(trees[0][1]), self._state.take(trees[1][1])]
-        _wait_for_devices(trees[0][1], trees[1][1])
         parts = [(tree, copied) for (tree, _), copied in zip(trees, copies, strict=True)]
-        work = partial(_write, folder, step, parts, keep=keep, healthy=healthy)
-        self._running.append(self._pool.submit(work))
+        waits = (self._model.wait, self._state.wait)
+        work = partial(_write, folder, step, waits, parts, keep=keep, healthy=healthy)
+        self._background.begin(work)
         return checkpoint_path(folder, step)
 
     def wait(self) -> None:
@@ -86,8 +82,7 @@ class AsyncCheckpointer:
         Raises:
             OSError: The last save failed.
         """
-        if self._running:
-            self._running.pop().result()
+        self._background.wait()
 
     def close(self) -> None:
         """Wait, and end the thread; may be called again.
@@ -95,7 +90,7 @@ class AsyncCheckpointer:
         Raises:
             OSError: The last save failed.
         """
-        self._finalizer()
+        self._background.close()
 
     def __enter__(self) -> Self:
         return self
@@ -109,41 +104,15 @@ class AsyncCheckpointer:
         self.close()
 
 
-class _Copies:
-    """Copies of tensors by name, in memory that is used again.
-
-    Torch's own stagers were not used: `BlockingAsyncStager` keeps its memory only as pinned memory,
-    which needs CUDA; `DefaultStager` is not in torch 2.6 and finds its memory by the storages it
-    copied last time, which those of a fresh random state never are.
-    """
-
-    def __init__(self) -> None:
-        self._kept: dict[str, Tensor] = {}
-
-    def take(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Begin to copy; copies from a CUDA device are complete after it was synchronised."""
-        copies = {}
-        for name, tensor in tensors.items():
-            copy = self._kept.get(name)
-            if copy is None or copy.shape != tensor.shape or copy.dtype != tensor.dtype:
-                copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
-            copies[name] = copy.copy_(tensor, non_blocking=tensor.is_cuda)
-        self._kept = copies
-        return dict(copies)
-
-
-def _wait_for_devices(*tensors: Mapping[str, Tensor]) -> None:
-    devices = {t.device for each in tensors for t in each.values() if t.is_cuda}
-    for device in devices:
-        torch.cuda.current_stream(device).synchronize()
-
-
-def _write(folder: Path, step: int, parts: list[Any], *, keep: int, healthy: bool) -> Path:
+def _write(
+    folder: Path,
+    step: int,
+    waits: Iterable[Callable[[], None]],
+    parts: list[Any],
+    *,
+    keep: int,
+    healthy: bool,
+) -> Path:
+    for wait in waits:
+        wait()
     return write_checkpoint(folder, step, encode(*parts), keep=keep, healthy=healthy)
-
-
-def _finish(pool: ThreadPoolExecutor, running: list[Future[Path]]) -> None:
-    """End the thread; at exit too, where an error is shown as one that nobody caught."""
-    pool.shutdown(wait=True)
-    if running:
-        running.pop().result()

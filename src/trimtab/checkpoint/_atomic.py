@@ -117,17 +117,23 @@ def remove_folder(path: Path) -> None:
 def _replace(path: Path, new: Path, old: Path) -> None:
     """Rename `new` to `path`; no system call swaps two folders on every system.
 
+    Another process may do the same at the same moment. Then the last one wins, and both are told
+    nothing, for each has written a whole folder.
+
     Raises:
         OSError: It cannot be done; `path` is as it was.
     """
-    if not path.exists():
-        new.rename(path)
-        return
-    shutil.rmtree(old, ignore_errors=True)
-    path.rename(old)
-    try:
-        new.rename(path)
-    except OSError:
-        old.rename(path)
-        raise
+    for attempts_left in (2, 1, 0):
+        if path.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            with suppress(FileNotFoundError):  # taken away in this moment
+                path.rename(old)
+        try:
+            new.rename(path)
+            break
+        except OSError as error:
+            if old.exists() and not path.exists():
+                old.rename(path)
+            if not attempts_left or error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+                raise
     shutil.rmtree(old, ignore_errors=True)

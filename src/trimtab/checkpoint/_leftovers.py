@@ -47,6 +47,18 @@ def clear_leftovers(folder: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
+def others_at_work(folder: Path, kind: str) -> list[tuple[Path, int]]:
+    """Return what other living processes build (`"tmp"`) or push aside (`"old"`), and which."""
+    found = []
+    for path in sorted(folder.absolute().glob(".step-*")):
+        match = _HIDDEN.fullmatch(path.name)
+        if not match or match["kind"] != kind or match["pid"] in {None, str(os.getpid())}:
+            continue
+        if _is_busy(path, match["pid"]):
+            found.append((path, int(match["pid"])))
+    return found
+
+
 def put_back(folder: Path) -> None:
     """Give a checkpoint its name again that a killed process pushed aside and did not replace."""
     for path, name in _abandoned(folder, "old"):

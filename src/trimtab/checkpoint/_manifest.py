@@ -130,6 +130,11 @@ def damage_as_state_error(path: Path) -> Iterator[None]:
     ) as error:
         if isinstance(error, TrimtabError):
             raise
+        if isinstance(error, FileNotFoundError) and not path.exists():
+            raise StateError(
+                f"There is no checkpoint {path}. A training that is running removes its older "
+                "ones; list_checkpoints() names those that are there."
+            ) from error
         what = f"there is no {error}" if isinstance(error, KeyError) else error
         raise StateError(f"Checkpoint {path} is damaged: {str(what).rstrip('.')}.") from error
 

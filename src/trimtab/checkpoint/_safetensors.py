@@ -66,3 +66,8 @@ def serialise(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None 
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)  # the tensors begin at a multiple of 8 bytes
     return [len(text).to_bytes(8, "little") + text, *chunks]
+
+
+def count_bytes(files: Mapping[str, Chunks]) -> int:
+    """Return how many bytes all files take."""
+    return sum(len(chunk) for chunks in files.values() for chunk in chunks)

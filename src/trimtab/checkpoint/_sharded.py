@@ -5,8 +5,8 @@
 # of the whole (a reader takes the furthest shard for the end), verifies nothing, and is not in
 # torch 2.6.
 
-import warnings
-from collections.abc import Mapping
+import errno
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -14,22 +14,22 @@ from typing import Any
 from torch import Tensor
 
 from trimtab.checkpoint._atomic import new_folder, write_verified
-from trimtab.checkpoint._manifest import Manifest, shard_files
+from trimtab.checkpoint._contribution import collect, encode_contribution
+from trimtab.checkpoint._disk_errors import explained
+from trimtab.checkpoint._manifest import Manifest
 from trimtab.checkpoint._ranks import Ranks
 from trimtab.checkpoint._retention import drop_outdated
-from trimtab.checkpoint._safetensors import Chunks, serialise
-from trimtab.checkpoint._shards import parts_to_write
+from trimtab.checkpoint._safetensors import Chunks, count_bytes
 from trimtab.checkpoint._store import (
     Loaded,
     candidates,
     check_settings,
     checkpoint_path,
+    load_first_whole,
     prepare,
     read_checkpoint,
-    to_json,
 )
-from trimtab.checkpoint._tree import flatten
-from trimtab.errors import ConfigError, StateError
+from trimtab.errors import ConfigError
 
 
 def save_sharded(
@@ -67,21 +67,19 @@ def save_sharded(
         The checkpoint's folder.
 
     Raises:
-        ConfigError: The state holds something that only pickling could save, or a name twice.
+        ConfigError: The state holds something that only pickling could save, or a name twice, or
+            the ranks save different steps.
         OSError: The disk of a rank is full or not writable; the older checkpoints are untouched.
         StateError: Another rank failed in another way.
     """
     ranks = Ranks(group)
-    files: dict[str, Chunks] = {}
-    ranks.all(lambda: files.update(_encode(step, keep, model, state, rank_state or {}, ranks)))
-    with ExitStack() as stack:  # on rank 0 it removes what was begun, if anything fails
-        temporary = ranks.all(lambda: _begin(folder, step, ranks, stack))[0]
-        written = ranks.all(
-            lambda: {n: write_verified(temporary / n, *c) for n, c in files.items()}
-        )
-        everything = {name: about for of_rank in written for name, about in of_rank.items()}
-        manifest = Manifest(step=step, files=everything, healthy=healthy, num_ranks=ranks.count)
-        return ranks.all(lambda: _finish(folder, temporary, manifest, keep, ranks, stack))[0]
+    files = collect_together(
+        step,
+        keep,
+        ranks,
+        lambda: encode_contribution(collect(model, state, rank_state or {}, ranks)),
+    )
+    return write_together(folder, step, files, ranks, keep=keep, healthy=healthy)
 
 
 def load_sharded(
@@ -140,58 +138,95 @@ def load_latest_sharded(
         ConfigError: There is no checkpoint.
         StateError: All of them are damaged.
     """
-    paths = Ranks(group).all(lambda: candidates(folder, healthy=healthy))[0]
-    for path in paths:
-        try:
-            return load_sharded(path, model=model, state=state, group=group)
-        except StateError as error:
-            warnings.warn(f"{error} Trying the one before it.", UserWarning, stacklevel=2)
-    raise StateError(f"All {len(paths)} checkpoints in {folder} are damaged.")
+    ranks = Ranks(group)
+    return load_first_whole(
+        folder,
+        lambda: ranks.all(lambda: candidates(folder, healthy=healthy))[0],
+        lambda path: load_sharded(path, model=model, state=state, group=group),
+        lambda path: not all(ranks.all(path.exists)),
+    )
 
 
-def _encode(
+def collect_together(
     step: int,
     keep: int,
-    model: Mapping[str, Tensor],
-    state: Mapping[str, Any],
-    own: Mapping[str, Any],
     ranks: Ranks,
+    prepare_files: Callable[[], dict[str, Chunks]],
 ) -> dict[str, Chunks]:
-    """Return the content of each file that this rank writes.
+    """Make the files of this rank's part on all ranks, or raise on all.
+
+    Args:
+        step: Has to be the same on all.
+        keep: At least 1.
+        ranks: All of them make this call.
+        prepare_files: Returns what this rank writes.
 
     Raises:
-        ConfigError: A name is in both states.
+        ConfigError: A setting can never work, or ranks save different steps.
     """
-    check_settings(step, keep)
-    if twice := sorted(own.keys() & state.keys()):
+    files: dict[str, Chunks] = {}
+
+    def work() -> int:
+        check_settings(step, keep)
+        files.update(prepare_files())
+        return step
+
+    steps = ranks.all(work)
+    if len(set(steps)) > 1:
         raise ConfigError(
-            f"{twice[0]!r} is in state and in rank_state, which come back as one. Rename one of "
-            "them."
+            f"The ranks save different steps: {', '.join(map(str, steps))}. Save on all ranks "
+            "after the same optimizer step, with the same number."
         )
-    weights_tree, weights = flatten(dict(model), Tensor.detach, shards=True)
-    state_tree, shared = flatten(dict(state), Tensor.detach, shards=True)
-    own_tree, own_tensors = flatten(dict(own))
-    model_parts, model_index = parts_to_write(weights, rank=ranks.rank)
-    state_parts, state_index = parts_to_write(shared, rank=ranks.rank)
-    tensors = {f"shared.{n}": t for n, t in state_parts.items()}
-    tensors |= {f"own.{n}": t for n, t in own_tensors.items()}
-    index = {"model": model_index, "state": state_index, "own": own_tree}
-    names = shard_files(ranks.rank, ranks.count)
-    files: dict[str, Chunks] = {
-        names["model"]: serialise(model_parts, {"format": "pt"}),
-        names["state"]: serialise(tensors),
-        names["index"]: [to_json(index)],
-    }
-    if ranks.rank == 0:
-        files["state.json"] = [to_json({"model": weights_tree, "state": state_tree})]
     return files
+
+
+def write_together(
+    folder: Path,
+    step: int,
+    files: Mapping[str, Chunks],
+    ranks: Ranks,
+    *,
+    keep: int,
+    healthy: bool,
+) -> Path:
+    """Write one checkpoint from all ranks; it appears when all have written and verified theirs.
+
+    Raises:
+        OSError: The disk of a rank is full or not writable; the older checkpoints are untouched.
+        StateError: Another rank failed in another way, or is gone.
+    """
+    with ExitStack() as stack:  # on rank 0 it removes what was begun, if anything fails
+        temporary = ranks.all(lambda: _begin(folder, step, ranks, stack))[0]
+        written = ranks.all(lambda: _write_part(temporary, files))
+        everything = {name: about for of_rank in written for name, about in of_rank.items()}
+        manifest = Manifest(step=step, files=everything, healthy=healthy, num_ranks=ranks.count)
+        return ranks.all(lambda: _finish(folder, temporary, manifest, keep, ranks, stack))[0]
 
 
 def _begin(folder: Path, step: int, ranks: Ranks, stack: ExitStack) -> Path:
     """Make the folder that all ranks write into; rank 0 does, and tells its name."""
     if ranks.rank:
         return folder
-    return stack.enter_context(new_folder(prepare(folder, step)))
+    path = prepare(folder, step)
+    with explained(folder):
+        return stack.enter_context(new_folder(path))
+
+
+def _write_part(temporary: Path, files: Mapping[str, Chunks]) -> dict[str, tuple[int, str]]:
+    """Write this rank's files.
+
+    Raises:
+        OSError: They cannot be written, or this rank does not see what rank 0 has made.
+    """
+    if not temporary.is_dir():
+        raise OSError(
+            errno.ENOENT,
+            "rank 0 has made this folder, but this rank does not see it: it was removed, or the "
+            "ranks are on different disks. All of them need a disk that they share",
+            str(temporary),
+        )
+    with explained(temporary.parent, count_bytes(files)):
+        return {n: write_verified(temporary / n, *c) for n, c in files.items()}
 
 
 def _finish(
@@ -200,7 +235,8 @@ def _finish(
     """Write the manifest and give the checkpoint its name; rank 0 does."""
     path = checkpoint_path(folder, manifest.step)
     if ranks.rank == 0:
-        manifest.write(temporary)
-        stack.close()
+        with explained(folder):
+            manifest.write(temporary)
+            stack.close()
         drop_outdated(folder, path, keep)
     return path

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from trimtab.checkpoint._manifest import Manifest, read_verified, shard_files
-from trimtab.checkpoint._tree import to_cpu, unflatten
+from trimtab.checkpoint._tree import unflatten
 from trimtab.errors import ConfigError
 
 Shape = tuple[int, ...]
@@ -76,7 +76,7 @@ def parts_to_write(
     A whole tensor is rank 0's; of copies of a shard the first is written.
 
     Returns:
-        The parts on the CPU, and for each where it belongs, as JSON can hold it.
+        The parts where they are, and for each where it belongs, as JSON can hold it.
     """
     parts, index = {}, {}
     tensor: Any
@@ -89,7 +89,7 @@ def parts_to_write(
             local, box = tensor.to_local(), found
         elif rank:
             continue
-        parts[name] = to_cpu(local)
+        parts[name] = local
         index[name] = {
             "shape": list(tensor.shape),
             "offset": list(box.offset),

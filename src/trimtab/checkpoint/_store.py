@@ -1,16 +1,18 @@
 """Checkpoints of a run: written whole, verified when read, the newest good one found by itself."""
 
 import json
+import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from torch import Tensor
 
 from trimtab.checkpoint._atomic import new_folder, write_verified
-from trimtab.checkpoint._leftovers import clear_leftovers, put_back
+from trimtab.checkpoint._disk_errors import explained
+from trimtab.checkpoint._leftovers import clear_leftovers, others_at_work, put_back
 from trimtab.checkpoint._manifest import (
     Manifest,
     damage_as_state_error,
@@ -18,12 +20,15 @@ from trimtab.checkpoint._manifest import (
     read_verified,
 )
 from trimtab.checkpoint._retention import by_step, drop_outdated, is_healthy
-from trimtab.checkpoint._safetensors import Chunks, serialise
+from trimtab.checkpoint._safetensors import Chunks, count_bytes, serialise
 from trimtab.checkpoint._shards import ShardReader
 from trimtab.checkpoint._tree import assemble, flatten, unflatten
-from trimtab.errors import ConfigError, StateError
+from trimtab.errors import ConfigError, StabilityWarning, StateError
 
 Loaded = tuple[int, dict[str, Tensor], dict[str, Any]]
+
+_MOST_LISTS: Final = 10
+"""How often a reader looks again after a training has removed what it was reading."""
 
 
 def save_checkpoint(
@@ -107,7 +112,7 @@ def write_checkpoint(
 ) -> Path:
     """Write the files of one checkpoint and drop those that it makes outdated."""
     path = prepare(folder, step)
-    with new_folder(path) as temporary:
+    with explained(folder, count_bytes(files)), new_folder(path) as temporary:
         written = {n: write_verified(temporary / n, *c) for n, c in files.items()}
         Manifest(step=step, files=written, healthy=healthy).write(temporary)
     drop_outdated(folder, path, keep)
@@ -120,11 +125,18 @@ def prepare(folder: Path, step: int) -> Path:
     Raises:
         OSError: The folder cannot be made.
     """
-    try:
+    with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        reason = f"{error.strerror}; make it writable or choose another folder for checkpoints"
-        raise OSError(error.errno, reason, str(folder)) from error
+    if others := others_at_work(folder, "tmp"):
+        path, pid = others[0]
+        warnings.warn(
+            f"Process {pid} is saving into {folder} as well, where {path.name} is being written. "
+            "Two runs in one folder remove each other's checkpoints: give each its own, and "
+            "under DDP save on rank 0 alone. If there is no other run, that folder is left from "
+            "one that was killed; remove it.",
+            StabilityWarning,
+            stacklevel=2,
+        )
     clear_leftovers(folder)
     return checkpoint_path(folder, step)
 
@@ -209,13 +221,47 @@ def load_latest(folder: Path, *, healthy: bool = False) -> Loaded:
         ConfigError: There is no checkpoint.
         StateError: All of them are damaged.
     """
-    paths = candidates(folder, healthy=healthy)
-    for path in paths:
-        try:
-            return load_checkpoint(path)
-        except StateError as error:
-            warnings.warn(f"{error} Trying the one before it.", UserWarning, stacklevel=2)
-    raise StateError(f"All {len(paths)} checkpoints in {folder} are damaged.")
+    return load_first_whole(
+        folder,
+        lambda: candidates(folder, healthy=healthy),
+        load_checkpoint,
+        lambda path: not path.exists(),
+    )
+
+
+def load_first_whole(
+    folder: Path,
+    list_them: Callable[[], list[Path]],
+    load: Callable[[Path], Loaded],
+    is_gone: Callable[[Path], bool],
+) -> Loaded:
+    """Read the first checkpoint of a list that is whole, while a training may remove them.
+
+    Args:
+        folder: Of checkpoints.
+        list_them: Returns them in the order in which to try them; asked again when one of them
+            was removed since.
+        load: Reads one.
+        is_gone: Whether it was removed.
+
+    Raises:
+        StateError: All of them are damaged, or one after the other is removed.
+    """
+    for _ in range(_MOST_LISTS):
+        paths = list_them()
+        for path in paths:
+            try:
+                return load(path)
+            except StateError as error:
+                if is_gone(path):
+                    break
+                warnings.warn(f"{error} Trying the one before it.", UserWarning, stacklevel=3)
+        else:
+            raise StateError(f"All {len(paths)} checkpoints in {folder} are damaged.")
+    raise StateError(
+        f"The checkpoints in {folder} are removed by a training while they are read. Let it keep "
+        "more of them, or copy the newest to another folder first."
+    )
 
 
 def candidates(folder: Path, *, healthy: bool) -> list[Path]:
@@ -225,6 +271,11 @@ def candidates(folder: Path, *, healthy: bool) -> list[Path]:
         ConfigError: There is none.
     """
     paths = list_checkpoints(folder)[::-1]
+    for _ in range(_MOST_LISTS):
+        if paths or not others_at_work(folder, "old"):
+            break
+        time.sleep(0.01)  # the only one is being replaced by another process
+        paths = list_checkpoints(folder)[::-1]
     if not paths:
         raise ConfigError(f"There is no checkpoint in {folder}.")
     if healthy:  # a damaged manifest tells nothing; it is tried in its turn, and named
