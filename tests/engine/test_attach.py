@@ -1,4 +1,3 @@
-import contextlib
 import copy
 import dataclasses
 import io
@@ -9,149 +8,26 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+from tests.engine.conftest import (
+    CLIPPERS,
+    EVERYTHING,
+    OPTIMIZERS,
+    TokenMixer,
+    assert_same,
+    fill,
+    row,
+    snapshot,
+    step_once,
+    token_loss,
+    train_tokens,
+    values,
+    watched,
+)
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from trimtab import ConfigError, DivergedError, StateError, Watch, attach
-from trimtab.checkpoint import load_latest, save_checkpoint
-from trimtab.nn import Attention
-from trimtab.optim import AdaptiveClip, AutoClip, NormClip, StableAdamW, ValueClip, ZClip
-
-EVERYTHING = Watch(parameters=1, modules=1, histograms=1)
-
-
-class OwnMomentum(torch.optim.Optimizer):
-    """An optimizer that nobody knows; it moves even on a gradient of zero."""
-
-    def __init__(self, params):
-        super().__init__(params, {"lr": 1e-2})
-
-    @torch.no_grad()
-    def step(self, closure=None):
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is not None:
-                    state = self.state[p]
-                    state["buffer"] = state.get("buffer", 0) * 0.9 + p.grad
-                    p.sub_(state["buffer"] + 0.01, alpha=group["lr"])
-
-
-class Inherited(torch.optim.SGD):
-    """Calls its base class's step, which has hooks of its own."""
-
-    def step(self, closure=None):
-        return super().step(closure)
-
-
-OPTIMIZERS = {
-    "adamw-fused": lambda p: torch.optim.AdamW(p, lr=1e-2, fused=True),
-    "adamw-foreach": lambda p: torch.optim.AdamW(p, lr=1e-2, foreach=True),
-    "adam-amsgrad": lambda p: torch.optim.Adam(p, lr=1e-2, amsgrad=True),
-    "sgd": lambda p: torch.optim.SGD(p, lr=1e-2, momentum=0.9),
-    "sgd-fused": lambda p: torch.optim.SGD(p, lr=1e-2, momentum=0.9, fused=True),
-    "stable-adamw": lambda p: StableAdamW(p, lr=1e-2),
-    "own": OwnMomentum,
-    "inherited": lambda p: Inherited(p, lr=1e-2, momentum=0.9),
-}
-
-CLIPPERS = {
-    "none": lambda model: None,
-    "norm": lambda model: NormClip(0.1),
-    "value": lambda model: ValueClip(0.02),
-    "adaptive": lambda model: AdaptiveClip(model, 0.005),
-    "zclip": lambda model: ZClip(),
-    "autoclip": lambda model: AutoClip(),
-}
-
-
-class TokenMixer(nn.Module):
-    """All that has a gauge of its own: attention, norms, a bounded and a sparse activation."""
-
-    def __init__(self):
-        super().__init__()
-        self.embed = nn.Embedding(11, 8)
-        self.attention = Attention(8, 2, causal=True)
-        self.mix = nn.Sequential(nn.Linear(8, 16), nn.ReLU(inplace=True), nn.Dropout(0.3))
-        self.squash = nn.Tanh()
-        self.head = nn.Linear(16, 11)
-
-    def forward(self, x):
-        h = self.embed(x)
-        return self.head(self.squash(self.mix(h + self.attention(h))))
-
-
-def fill(model, seed=0):
-    """Draw all parameters anew; the same for every model of the same shape."""
-    g = torch.Generator().manual_seed(seed)
-    for p in model.parameters():
-        p.data = torch.randn(p.shape, generator=g).to(p.dtype) * 0.3
-    return model
-
-
-def tokens(step, batch=4):
-    g = torch.Generator().manual_seed(step)
-    return torch.randint(11, (batch, 6), generator=g)
-
-
-def token_loss(model, step):
-    x = tokens(step)
-    return nn.functional.cross_entropy(model(x)[:, :-1].flatten(0, 1), x[:, 1:].flatten())
-
-
-def train_tokens(model, optimizer, steps, each=None):
-    """Train with dropout from a fixed global seed; returns losses."""
-    losses = []
-    with torch.random.fork_rng():
-        torch.random.default_generator.manual_seed(0)
-        for step in range(steps):
-            optimizer.zero_grad()
-            loss = token_loss(model, step)
-            loss.backward()
-            optimizer.step()
-            losses.append(loss.item())
-            if each is not None:
-                each(step)
-    return losses
-
-
-def values(model):
-    return [p.detach().clone() for p in model.parameters()]
-
-
-def assert_same(a, b):
-    torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
-
-
-def snapshot(model, optimizer):
-    """All there is on a model and its optimizer that attach() might leave something in."""
-    hooks = {
-        name: {k: len(v) for k, v in vars(module).items() if k.endswith(("_hooks", "_kwargs"))}
-        for name, module in model.named_modules()
-    }
-    attributes = {name: sorted(vars(module)) for name, module in model.named_modules()}
-    on_params = [p._backward_hooks for p in model.parameters()]
-    on_optimizer = {k: len(v) for k, v in vars(optimizer).items() if "hook" in k}
-    return hooks, attributes, on_params, on_optimizer, sorted(vars(optimizer))
-
-
-def step_once(model, optimizer, x, read=lambda output: output):
-    optimizer.zero_grad()
-    loss = read(model(x)).float().square().mean()
-    loss.backward()
-    optimizer.step()
-    return loss.item()
-
-
-def watched(model, optimizer=None, **options):
-    """Attach in memory, everything in every step."""
-    optimizer = optimizer or torch.optim.SGD(model.parameters(), lr=0.1)
-    options = {"out": None, "watch": EVERYTHING} | options
-    return optimizer, attach(model, optimizer, **options)
-
-
-def row(trim, table, site, signal, record=-1):
-    sites, columns = trim.history[record].tables[table]
-    return float(columns[signal][list(sites).index(site)])
+from trimtab import ConfigError, DivergedError, attach
+from trimtab.optim import ZClip
 
 
 class TestChangesNothing:
@@ -230,66 +106,6 @@ class TestChangesNothing:
         norm = torch.stack([p.grad.norm() for p in model.parameters()]).norm()
         assert float(norm) == pytest.approx(0.01, rel=1e-5)
         trim.detach()
-
-
-class TestDetach:
-    def test_twice_is_once(self):
-        model = nn.Linear(3, 1)
-        _, trim = watched(model)
-        trim.detach()
-        trim.detach()
-
-    def test_with_detaches_on_an_exception(self):
-        model = nn.Linear(3, 1)
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        before = snapshot(model, optimizer)
-        with contextlib.suppress(ZeroDivisionError), attach(model, optimizer, out=None):
-            step_once(model, optimizer, torch.ones(2, 3))
-            raise ZeroDivisionError
-        assert snapshot(model, optimizer) == before
-
-    def test_a_sink_that_raises_does_not_keep_hooks(self):
-        """On an accelerator the last step may turn out to be one too many when it is read."""
-        model = nn.Linear(3, 1)
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        before = snapshot(model, optimizer)
-        _, trim = watched(model, optimizer, max_skips=1)
-        trim.recorder.at_once = False
-        for _ in range(2):
-            step_once(model, optimizer, torch.full((2, 3), torch.nan))
-        with pytest.raises(DivergedError):
-            trim.detach()
-        assert snapshot(model, optimizer) == before
-
-    def test_attaching_again_after_detaching(self):
-        model = nn.Linear(3, 1)
-        optimizer, trim = watched(model)
-        trim.detach()
-        _, again = watched(model, optimizer)
-        step_once(model, optimizer, torch.ones(2, 3))
-        assert (trim.steps, again.steps) == (0, 1)
-        again.detach()
-
-    def test_attaching_twice_is_refused(self):
-        model = nn.Linear(3, 1)
-        optimizer, trim = watched(model)
-        before = snapshot(model, optimizer)
-        with pytest.raises(StateError, match=r"attached already.*Call detach\(\)"):
-            attach(model, optimizer, out=None)
-        assert snapshot(model, optimizer) == before
-        trim.detach()
-
-    def test_two_optimizers_may_be_attached_one_by_one(self):
-        model = nn.Linear(3, 1)
-        first, second = (torch.optim.SGD([p], lr=0.1) for p in model.parameters())
-        (_, one), (_, two) = watched(model, first), watched(model, second)
-        model(torch.ones(2, 3)).mean().backward()
-        first.step()
-        second.step()
-        assert row(one, "parameters", "weight", "gradient.norm") > 0
-        assert row(two, "parameters", "bias", "gradient.norm") == pytest.approx(1)
-        one.detach()
-        two.detach()
 
 
 @dataclasses.dataclass
@@ -725,42 +541,6 @@ class TestSeveralOptimizers:
             attach(model, named(optimizer), out=None)
 
 
-class TestLoss:
-    def test_the_loss_that_a_model_returns_is_seen(self):
-        class Whole(nn.Module):
-            def __init__(self, form):
-                super().__init__()
-                self.inner, self.form = nn.Linear(3, 1), form
-
-            def forward(self, x):
-                return self.form(self.inner(x).square().mean())
-
-        class Output:
-            def __init__(self, loss):
-                self.loss = loss
-
-        for form in (lambda loss: {"loss": loss}, Output):
-            model = fill(Whole(form))
-            optimizer, trim = watched(model)
-            output = model(torch.ones(2, 3))
-            loss = output["loss"] if isinstance(output, dict) else output.loss
-            loss.backward()
-            model.eval()
-            model(torch.ones(2, 3) * 100)
-            optimizer.step()
-            assert trim.history[-1].values["loss"] == loss.item()
-            trim.detach()
-
-    def test_it_is_not_compulsory_and_passes_through(self):
-        model = nn.Linear(3, 1)
-        optimizer, trim = watched(model)
-        step_once(model, optimizer, torch.ones(2, 3))
-        assert np.isnan(trim.history[-1].values["loss"])
-        loss = torch.ones(2, 2)
-        assert trim.loss(loss) is loss
-        trim.detach()
-
-
 @pytest.mark.parametrize("at_once", [True, False])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("clip", ["none", "norm", "zclip", "adaptive"])
@@ -972,124 +752,6 @@ class TestSourceOfNonfinite:
         trim.detach()
 
 
-class TestState:
-    @pytest.mark.parametrize("clip", ["none", "norm", "zclip"])
-    @pytest.mark.parametrize("kind", ["adamw-fused", "sgd"])
-    def test_a_resumed_run_goes_on_with_its_baselines(self, clip, kind, tmp_path):
-        def build():
-            model = fill(TokenMixer())
-            optimizer, trim = watched(
-                model, OPTIMIZERS[kind](model.parameters()), clip=CLIPPERS[clip](model)
-            )
-            model.eval()  # no dropout; the taps are told otherwise below
-            trim.recorder.taps.model = nn.Module()
-            return model, optimizer, trim
-
-        model, optimizer, straight = build()
-        train_tokens(model, optimizer, 12)
-        second, theirs, half = build()
-        train_tokens(second, theirs, 6)
-        save_checkpoint(
-            tmp_path,
-            6,
-            model=second.state_dict(),
-            state={"optimizer": theirs.state_dict(), "trim": half.state_dict()},
-        )
-        half.detach()
-
-        third, ours, resumed = build()
-        _, weights, state = load_latest(tmp_path)
-        third.load_state_dict(weights)
-        ours.load_state_dict(state["optimizer"])
-        resumed.load_state_dict(state["trim"])
-        assert resumed.steps == 6
-        for step in range(6, 12):
-            ours.zero_grad()
-            token_loss(third, step).backward()
-            ours.step()
-
-        assert resumed.steps == 12
-        assert_same(values(third), values(model))
-        for a, b in zip(list(straight.history)[7:], list(resumed.history)[1:], strict=True):
-            assert a.step == b.step
-            for table in ("parameters", "modules"):
-                for name, column in a.tables[table][1].items():
-                    np.testing.assert_array_equal(column, b.tables[table][1][name], err_msg=name)
-        a, b = straight.state_dict()["recorder"], resumed.state_dict()["recorder"]
-        assert_same(a["drift"], b["drift"])
-        assert_same(a["units"]["masks"], b["units"]["masks"])
-        assert a["units"]["watched"] == b["units"]["watched"]
-        assert a["parts"][0]["recent_norms"] == b["parts"][0]["recent_norms"]
-        straight.detach(), resumed.detach()
-
-    def test_a_clipper_that_is_gone(self):
-        model = nn.Linear(3, 1)
-        optimizer, trim = watched(model, clip=1.0)
-        state = trim.state_dict()
-        trim.detach()
-        _, other = watched(model, optimizer, clip=None)
-        with pytest.raises(ConfigError, match="saved run has a clipper, this one has none"):
-            other.load_state_dict(state)
-        other.detach()
-
-
-class TestFolder:
-    def test_what_is_measured_can_be_read(self, tmp_path):
-        model = fill(TokenMixer())
-        optimizer = torch.optim.AdamW(model.parameters())
-        with attach(model, optimizer, out=tmp_path / "run", watch=2, config={"lr": 1}) as trim:
-            train_tokens(model, optimizer, 4)
-            run = trim.run()
-            assert trim.folder == tmp_path / "run"
-            assert len(run.table("steps")) == 4
-        assert sorted(run.table("parameters")["step"].unique()) == [1, 2, 4]
-        assert run.sites("modules") == list(trim.recorder.sites["modules"])
-
-    def test_auto_makes_a_folder_under_runs(self, tmp_path, monkeypatch):
-        monkeypatch.chdir(tmp_path)
-        model = nn.Linear(3, 1)
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        with attach(model, optimizer) as trim:
-            step_once(model, optimizer, torch.ones(2, 3))
-        assert trim.folder.parent.name == "runs"
-        assert trim.folder.name.startswith("linear-")
-
-    def test_skipped_steps_are_events(self, tmp_path):
-        model = nn.Linear(3, 1)
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        with attach(model, optimizer, out=tmp_path) as trim:
-            step_once(model, optimizer, torch.full((2, 3), torch.nan))
-            events = trim.run().events()
-        kinds = [e["kind"] for e in events if e["kind"] != "finding"]
-        assert kinds == ["nonfinite", "skipped"]
-
-    def test_in_memory_there_is_nothing_to_read(self):
-        model = nn.Linear(3, 1)
-        _, trim = watched(model)
-        with pytest.raises(StateError, match="Pass out="):
-            trim.run()
-        trim.detach()
-
-    def test_a_config_that_json_cannot_hold_attaches_nothing(self, tmp_path):
-        model = nn.Linear(3, 1)
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        before = snapshot(model, optimizer)
-        with contextlib.suppress(TypeError, ValueError):
-            attach(model, optimizer, out=tmp_path, config={"x": object()}).detach()
-        assert snapshot(model, optimizer) == before
-
-    def test_loggers_get_every_step(self):
-        seen = []
-        model = nn.Linear(3, 1)
-        optimizer, trim = watched(
-            model, loggers=[lambda step, scalars: seen.append((step, scalars))]
-        )
-        step_once(model, optimizer, torch.ones(2, 3))
-        trim.detach()
-        assert [step for step, _ in seen] == [1]
-        assert seen[0][1]["update.ratio/weight"] > 0
-
-
 class TestBadInput:
     @pytest.mark.parametrize(
         ("options", "message"),
@@ -1114,23 +776,6 @@ class TestBadInput:
         optimizer = torch.optim.SGD(nn.Linear(3, 1).parameters(), lr=0.1)
         with pytest.raises(ConfigError, match="no parameter of this model"):
             attach(nn.Linear(3, 1), optimizer, out=None)
-
-
-def test_dead_units():
-    model = fill(nn.Sequential(nn.Linear(4, 8), nn.ReLU()))
-    with torch.no_grad():
-        model[0].weight[3] = 0
-        model[0].bias[3] = -1
-    optimizer, trim = watched(model, torch.optim.SGD(model.parameters(), lr=0.0), watch=1)
-    g = torch.Generator().manual_seed(0)
-    for _ in range(12):
-        step_once(model, optimizer, torch.randn(64, 4, generator=g))
-    assert row(trim, "modules", "1", "activation.dead_fraction") == pytest.approx(1 / 8)
-    assert trim.dead_units("1").nonzero().flatten().tolist() == [3]
-    assert trim.dead_units("0") is None
-    with pytest.raises(ConfigError, match=r"No module 'nope' is watched\. Known are: 0, 1"):
-        trim.dead_units("nope")
-    trim.detach()
 
 
 def test_warnings_are_not_given_in_health():

@@ -40,7 +40,7 @@ def test_a_step_is_what_repeats_it(model, optimizer):
     tape.close(optimizer, 8.0)
     optimizer.param_groups[0]["lr"] = 7.0
     x = torch.zeros(8, 3)
-    step = tape.take(record(5, **{"step.skipped": 1.0, "step.flagged": 1.0}))
+    step = tape.take(record(5, **{"step.skipped": 1.0, "step.flagged": 1.0})).tape
 
     assert (step.number, step.divisor, step.loss, step.norm) == (5, 8.0, 2.0, 3.0)
     assert (step.skipped, step.flagged) == (True, True)
@@ -61,7 +61,7 @@ def test_the_precision_is_the_loops(model, optimizer):
         tape.compute(lambda: model(X).float().mean()).backward()
     tape.close(optimizer, 1.0)
 
-    assert tape.take(record(5)).micro_steps[0].precision == "bf16"
+    assert tape.take(record(5)).tape.micro_steps[0].precision == "bf16"
 
 
 def test_steps_whose_record_comes_later_are_kept_in_order(model, optimizer):
@@ -86,7 +86,8 @@ def test_nothing_is_kept_without_a_guard_that_replays(model, optimizer, guard):
     tape.close(optimizer, 1.0)
 
     assert loss.requires_grad
-    assert tape.take(record(1)) is None
+    closed = tape.take(record(1))
+    assert closed is None or closed.tape is None
 
 
 def test_evaluation_is_none_of_it(model, optimizer):
@@ -95,7 +96,7 @@ def test_evaluation_is_none_of_it(model, optimizer):
         tape.compute(lambda: model(X).mean())
     tape.close(optimizer, 1.0)
 
-    assert tape.take(record(5)) is None
+    assert tape.take(record(5)).tape is None
 
 
 def test_a_step_whose_division_nobody_knows_is_not_kept(model, optimizer):
@@ -104,7 +105,7 @@ def test_a_step_whose_division_nobody_knows_is_not_kept(model, optimizer):
     tape.compute(lambda: model(X).mean()).backward()
     tape.close(optimizer, math.nan)
 
-    assert tape.take(record(5)) is None
+    assert tape.take(record(5)).tape is None
 
 
 def test_a_loss_without_a_gradient_is_returned_as_it_is(model, optimizer):
@@ -113,7 +114,7 @@ def test_a_loss_without_a_gradient_is_returned_as_it_is(model, optimizer):
     assert float(tape.compute(lambda: X.sum().detach())) == float(X.sum())
     tape.close(optimizer, 1.0)
 
-    assert tape.take(record(5)) is None
+    assert tape.take(record(5)).tape is None
 
 
 def test_computes_in_float32_once_it_is_widened():
@@ -127,3 +128,59 @@ def test_computes_in_float32_once_it_is_widened():
         assert not tape.compute(loss).isfinite()
         tape.widen("cpu")
         assert tape.compute(loss).item() == 2e6
+
+
+class TestSeveralOptimizers:
+    def closed(self, *, clears):
+        """Return three steps: two share a backward pass, the third has one of its own."""
+        layers = nn.Linear(3, 4), nn.Linear(4, 1)
+        optimizers = [torch.optim.SGD(m.parameters(), lr=0.1 + i) for i, m in enumerate(layers)]
+        guard = FakeGuard()
+        tape = LoopTape(guard, optimizers)
+        found = []
+        for number, which in enumerate((0, 1, 0), 5):
+            if which == 0:
+                for optimizer in optimizers if clears else ():
+                    optimizer.zero_grad()
+                tape.compute(lambda: layers[1](layers[0](X)).mean()).backward()
+            guard.number = number - 1
+            tape.close(optimizers[which], 1.0, which)
+            found.append(tape.take(record(number, loss=2.0 if which == 0 else math.nan)).tape)
+        return found
+
+    def test_each_step_is_its_own_and_knows_the_loss_of_the_pass_it_uses(self):
+        steps = self.closed(clears=True)
+
+        assert [(s.number, s.which, len(s.micro_steps)) for s in steps] == [
+            (5, 0, 1),
+            (6, 1, 0),
+            (7, 0, 1),
+        ]
+        assert [s.loss for s in steps] == [2.0, 2.0, 2.0]
+        assert [s.settings[0]["lr"] for s in steps] == [0.1, 1.1, 0.1]
+
+    @pytest.mark.parametrize(("clears", "fresh"), [(True, {0, 1}), (False, set())])
+    def test_which_gradients_were_cleared_is_on_it(self, clears, fresh):
+        first, _, third = self.closed(clears=clears)
+
+        assert first.micro_steps[0].fresh == {0, 1}  # there was nothing yet
+        assert third.micro_steps[0].fresh == fresh
+
+
+def test_that_the_loop_clips_by_itself_is_on_it(model, optimizer):
+    guard = FakeGuard()
+    tape = LoopTape(guard, [optimizer])
+    steps = []
+    for number, clips in ((5, False), (6, True), (7, True)):
+        guard.number = number - 1
+        optimizer.zero_grad()
+        tape.compute(lambda: model(X).square().mean()).backward()
+        if clips:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 0.25)
+        tape.close(optimizer, 1.0)
+        norm = torch.stack([p.grad.norm() for p in model.parameters()]).norm().item()
+        steps.append(tape.take(record(number, **{"gradient.norm": norm})).tape)
+
+    assert steps[0].own_clip is None
+    assert steps[1].own_clip is steps[2].own_clip
+    assert steps[1].own_clip.max_norm == 0.25

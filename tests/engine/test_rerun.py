@@ -47,7 +47,7 @@ class Recorded:
                 self.stepper.backward(lambda x=x: self.loss(x), weight=16)
                 self.stepper.step()
             if step == from_step:
-                self.guard._take_snapshot()
+                self.guard._gear.take_snapshot(self.guard.number)
         self.steps = self.guard.tape.since(from_step)
         self.base = self.guard.ring.newest()
         self.left = self.state()
@@ -215,7 +215,7 @@ class TestChanges:
             return model(torch.ones(2, 4, 16)).square().mean()
 
         step = tape_step(loss)
-        Rerun(model, optimizer).run([step], Change(attention_cap=50.0))
+        Rerun(model, [optimizer]).run([step], Change(attention_cap=50.0))
 
         assert seen == [50.0]
         assert model.softcap is None
@@ -224,7 +224,7 @@ class TestChanges:
         run = Recorded()
         worst = max(s.norm for s in run.steps)
 
-        replay = run.replay(decide=lambda _loss, norm: norm >= worst)
+        replay = run.replay(decide=lambda _loss, norm, _which: norm >= worst)
 
         assert replay.skipped[[s.norm for s in run.steps].index(worst)]
         assert run.stepper.steps == run.left["steps"] - sum(replay.skipped)
@@ -322,7 +322,7 @@ class TestManners:
     def test_a_recorder_does_not_see_them_either(self):
         run = Recorded()
         recorder = Recorder(run.model, list(run.model.parameters()), watch=Watch(parameters=1))
-        replayer = Rerun(run.model, run.optimizer, recorder=recorder)
+        replayer = Rerun(run.model, [run.optimizer], recorder=recorder)
 
         replayer.run(run.steps)
 
@@ -338,8 +338,8 @@ class TestManners:
         model = nn.Linear(2, 1)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
 
-        assert Rerun(model, optimizer, clipper=NormClip(0.5)).max_norm == 0.5
-        assert Rerun(model, optimizer).max_norm == math.inf
+        assert Rerun(model, [optimizer], clippers=[NormClip(0.5)]).max_norm == 0.5
+        assert Rerun(model, [optimizer]).max_norm == math.inf
 
 
 class TestDroppedMicroBatches:
@@ -361,7 +361,7 @@ class TestDroppedMicroBatches:
         seen = float(micro.loss)
         micro.dropped, micro.loss = True, torch.tensor(1e9)
 
-        replay = run.replay(decide=lambda loss, _norm: loss == seen)
+        replay = run.replay(decide=lambda loss, _norm, _which: loss == seen)
 
         assert replay.losses[2] == float(run.steps[2].micro_steps[0].loss)
 

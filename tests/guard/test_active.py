@@ -30,7 +30,7 @@ class TestHealthyRuns:
         job = make_job(norm=True, dropout=0.2).run(1, 20)
         before = torch.get_rng_state()
 
-        job.guard._take_snapshot()
+        job.guard._gear.take_snapshot(job.guard.number)
 
         same(before, torch.get_rng_state())
 

@@ -230,6 +230,75 @@ class TestAccumulation:
         same(left, trained(None, fault=False).state())
 
 
+class OwnClip(Loop):
+    """Clips by itself, as loops did before they were attached to."""
+
+    def step(self, x, y):
+        self.trim.loss(lambda: self.loss(x, y)).backward()
+        self.change()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def change(self):
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 0.5)
+
+
+class OwnScale(OwnClip):
+    """Does what nobody knows of."""
+
+    def change(self):
+        for p in self.model.parameters():
+            p.grad.mul_(0.37)
+
+
+class TestLoopsThatChangeGradients:
+    @pytest.mark.parametrize("optimizer", ["adam", "adam fused", "momentum"])
+    def test_clipping_by_the_loop_is_repeated_bit_for_bit(self, same, optimizer):
+        reset()
+        loop = OwnClip(optimizer=optimizer, guard=Guard(overhead=0.9))
+        loop.run(1, 80)
+        left = loop.state()
+        base = loop.guard.ring.snapshots[-1]
+        steps = loop.guard.tape.since(base.step)
+        loop.guard.ring.restore(base)
+
+        replay = loop.guard.replayer.run(steps)
+
+        assert steps[-1].own_clip.max_norm == 0.5
+        assert len(steps) > 0
+        assert replay.first_difference is None
+        same(loop.state(), left)
+
+    def test_a_corrupted_weight_is_undone_in_such_a_loop_too(self, same):
+        reset()
+        loop = OwnClip(guard=Guard(overhead=0.9))
+        loop.run(1, 80, before=once(60, lambda: change_weight(loop)))
+        left = loop.state()
+        reset()
+
+        assert kinds(loop) == [(60, "rollback", "TT603")]
+        same(left, OwnClip(guard=None).run(1, 80).state())
+
+    def test_what_cannot_be_repeated_is_no_proof_of_a_corrupted_state(self):
+        loop = OwnScale(guard=Guard(overhead=0.9))
+
+        loop.run(1, 80, before=once(60, lambda: change_weight(loop)))
+
+        (incident,) = loop.incidents
+        assert (incident.kind, incident.finding.code) == ("rollback", "TT310")
+        assert incident.finding.what.endswith(
+            "replays show nothing: the loop changes gradients between backward and step in a way "
+            "that is not known; leave clipping to clip= of attach"
+        )
+
+    def test_nor_is_a_step_made_again_for_it(self):
+        loop = OwnScale(guard=Guard(overhead=0.9))
+
+        loop.run(1, 80, before=once(60, lambda: change_gradient(loop)))
+
+        assert kinds(loop) == [(60, "skip", "TT512")]
+
+
 class TestObserving:
     @pytest.mark.parametrize("kind", ["nan", "times 1000"])
     def test_changes_nothing(self, compare, kind):
@@ -261,8 +330,8 @@ class TestResume:
         assert second.trim.skipped_steps == whole.trim.skipped_steps == 6
 
 
-def test_two_optimizers_are_guarded_without_replays():
-    """As of a generator and its critic: whose step it was cannot be told from the losses."""
+def test_two_optimizers_are_guarded_without_functions_of_their_losses():
+    """For replays, see test_several_optimizers.py."""
     with torch.random.fork_rng():
         torch.random.manual_seed(0)
         first, second = nn.Linear(4, 4), nn.Linear(4, 4)
@@ -278,7 +347,6 @@ def test_two_optimizers_are_guarded_without_replays():
             optimizer.step()
             optimizer.zero_grad()
 
-    assert trim.guard.replayer is None
     assert trim.skipped_steps == 2
     assert {i.kind for i in trim.incidents} == {"skip"}
     assert all(torch.isfinite(p).all() for p in model.parameters())

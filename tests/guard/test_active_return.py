@@ -125,7 +125,7 @@ class TestLearningRate:
         job = make_job(guard=Guard(snapshots=100))
         job.run(1, 70, before=once(60, lambda: jump(job)))
         assert job.guard.rates.cap == 0.01
-        job.guard._take_snapshot()
+        job.guard._gear.take_snapshot(job.guard.number)
         job.guard.norm_limit = 0.5
 
         job.run(71, 90)

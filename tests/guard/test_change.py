@@ -89,3 +89,14 @@ def test_is_read_from_the_command_line(settings, change):
 def test_what_cannot_be_read_is_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
         Change.parse(settings)
+
+
+def test_one_optimizer_may_be_meant():
+    change = Change.parse({"lr_cap": "0.1", "clip": "2", "optimizer": "1"})
+
+    assert str(change) == (
+        "learning rate of optimizers[1] of at most 0.1, gradients of optimizers[1] clipped to 2"
+    )
+    assert Change.from_dict(change.to_dict()) == change
+    with pytest.raises(ConfigError, match="optimizer of a change must be a number from 0 on"):
+        Change(optimizer=-1)

@@ -8,9 +8,9 @@ import pytest
 from trimtab import StabilityWarning
 from trimtab.guard import Change, Experiment, Limits, MicroStep, Outcome, Tape, TapeStep
 from trimtab.guard._chronicle import SHOWN, TOLD, Chronicle
-from trimtab.guard._investigation import Verdict
 from trimtab.guard._naming import describe
 from trimtab.guard._standing import Standing
+from trimtab.guard._verdict import Verdict
 from trimtab.guard.tt450_rate_jump import RateJump
 
 

@@ -29,7 +29,7 @@ class TestAssembling:
         assert first is mine
         assert isinstance(second, Policy)
         assert second is not mine
-        assert gear.read_limits() == mine.limits()
+        assert gear.read_limits() == [mine.limits()] * 2
 
     @pytest.mark.parametrize(
         ("config", "has_ring"),

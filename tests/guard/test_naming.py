@@ -30,12 +30,13 @@ def steps_of(rates=None, *, precision="fp32", skipped=()):
     ]
 
 
-def named(steps, *, start=52, norm_level=2.0, max_norm=math.inf, caps_attention=False):
+def named(steps, *, start=52, norm_level=2.0, max_norm=math.inf, caps_attention=False, which=None):
     pairs = candidates(
         steps,
         start=start,
         first_bad=61,
         limits=Limits(norm_level=norm_level),
+        which=which,
         max_norm=max_norm,
         caps_attention=caps_attention,
     )
@@ -88,6 +89,29 @@ def test_the_rates_before_and_after_the_last_jump():
     assert rates_at_jump(steps(0.1)) is None
 
 
+def test_rates_of_several_optimizers_are_looked_at_by_themselves():
+    """One is ten times the other, which is no jump."""
+
+    def steps(*rates):
+        return [
+            TapeStep(i, [], [{"lr": r}], 1.0, 1.0, 1.0, skipped=False, flagged=False, which=i % 2)
+            for i, r in enumerate(rates)
+        ]
+
+    def caps(*rates):
+        return [c for code, c in named(steps(*rates), which=0) if code == "TT450"]
+
+    assert rates_at_jump(steps(0.1, 1.0, 0.1, 1.0)) is None
+    assert rates_at_jump(steps(0.1, 1.0, 0.1, 9.0)) == (1.0, 9.0)
+    assert rates_at_jump(steps(0.1, 1.0, 0.1, 9.0), 0) is None
+    assert caps(0.1, 1.0, 0.1, 9.0) == [Change(lr_cap=1.0, optimizer=1)]
+    assert caps(0.1, 1.0, 3.0, 9.0) == [  # both, as by a schedule: together first
+        Change(lr_cap=1.0),
+        Change(lr_cap=0.1, optimizer=0),
+        Change(lr_cap=1.0, optimizer=1),
+    ]
+
+
 LIMITS = Limits(loss=3.0, norm=5.0)
 SEEN = TapeStep(61, [], [], 1.0, 90.0, 70.0, skipped=True, flagged=True)
 
@@ -117,8 +141,18 @@ def test_a_finding_says_what_was_seen_and_what_removed_it(change, words):
 def test_a_finding_of_a_step_that_nobody_kept():
     finding = describe(UnexplainedIncident(), None, LIMITS, None, 61, num_replays=0)
 
-    assert finding.what == "loss nan and gradient norm nan, and none of 0 replays removed it"
+    assert finding.what == "loss nan and gradient norm nan; nothing could be replayed"
     assert (finding.code, finding.step, finding.remedy) == ("TT310", 61, None)
+
+
+def test_a_finding_says_why_nothing_could_be_replayed():
+    why = "there was no snapshot to replay from yet"
+    finding = describe(UnexplainedIncident(), None, LIMITS, SEEN, 61, num_replays=0, why_not=why)
+
+    assert finding.what == (
+        "loss 90 and gradient norm 70; nothing could be replayed: there was no snapshot to replay "
+        "from yet"
+    )
 
 
 @pytest.mark.parametrize(

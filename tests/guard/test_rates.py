@@ -118,3 +118,25 @@ def test_resumes_in_the_middle():
 
     for _ in range(5):
         assert rates_in_step(resumed, opt) == rates_in_step(rates, opt)
+
+
+def test_a_jump_of_one_optimizer_is_no_reason_to_lower_the_others():
+    params = [torch.ones(1, requires_grad=True) for _ in range(2)]
+    optimizers = [
+        torch.optim.SGD([p], lr=rate) for p, rate in zip(params, (30.0, 5.0), strict=True)
+    ]
+    rates = Rates(optimizers, rewarm=10)
+
+    rates.hold(0.1, 30.0, 0)
+    rates.lower()
+
+    assert rates.used == pytest.approx([0.1, 5.0])
+    assert (rates.used_by(0), rates.used_by(1)) == ([pytest.approx(0.1)], [5.0])
+    rates.put_back(stepped=True)
+    assert [o.param_groups[0]["lr"] for o in optimizers] == [30.0, 5.0]
+    other = Rates(optimizers, rewarm=10)
+    other.load_state_dict(rates.state_dict())
+    other.lower()
+    assert other.used == pytest.approx([0.1, 5.0])
+    other.put_back(stepped=False)
+    assert Rates(optimizers, rewarm=10).used_by(1) is None

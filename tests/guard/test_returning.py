@@ -7,14 +7,14 @@ import torch
 
 from trimtab import DivergedError
 from trimtab.guard import Change, Guard, Limits, Tape, TapeStep
-from trimtab.guard._investigation import Verdict
 from trimtab.guard._naming import describe
 from trimtab.guard._rates import Rates
 from trimtab.guard._returning import ROLLBACK_SPAN, Returning
 from trimtab.guard._standing import Standing
+from trimtab.guard._verdict import Verdict
 from trimtab.guard.tt310_unexplained_incident import UnexplainedIncident
 
-BASE = SimpleNamespace(step=40)
+BASE = SimpleNamespace(step=40, healthy=True)
 
 
 class FakeChronicle:
@@ -39,9 +39,6 @@ class FakeRing:
 
     def __init__(self):
         self.snapshots, self.restored = [BASE], []
-
-    def newest(self, *, before, healthy=None):
-        return BASE
 
     def restore(self, snapshot):
         self.restored.append(snapshot.step)
@@ -87,7 +84,7 @@ class Case:
             tape=Tape(),
             keeps_tape=replays,
             agree=lambda yes: yes,
-            read_limits=Limits,
+            read_limits=lambda: [Limits()],
             take_snapshot=self.snapshots.append,
             investigation=lambda *_, **__: SimpleNamespace(
                 can_replay=lambda _steps: True, run=self._run

@@ -32,7 +32,8 @@ class Case:
         self.job = make_job(guard=guard).run(1, 20)
         guard = self.job.guard
         self.gear, self.standing = guard._gear, guard._standing
-        self.standing.limits = Limits(loss=100.0, norm=100.0)
+        self.standing.every_limit = [Limits(loss=100.0, norm=100.0)]
+        self.standing.limits = self.standing.every_limit[0]
         self.chronicle = FakeChronicle()
         self.second_try = SecondTry(self.gear, self.standing, self.chronicle)
         self.step = guard.tape.since(19)[0]

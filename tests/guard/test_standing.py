@@ -77,3 +77,44 @@ class TestResume:
         other.load_state_dict(state)
 
         assert (other.number, other.limits.loss) == (7, float("inf"))
+
+
+class TestSeveralOptimizers:
+    def test_a_streak_ends_when_each_has_had_a_good_step(self):
+        standing = Standing()
+        for number, which in ((1, 0), (2, 1), (3, 0)):
+            standing.note_bad(number, which)
+
+        standing.note_good(1)
+        assert standing.streak == [1, 2, 3]
+        assert standing.is_long(2)
+        assert not standing.is_long(3)  # of one optimizer
+        standing.note_good(0)
+        assert standing.streak == []
+        assert not standing.is_long(1)
+
+    def test_one_may_be_clipped_alone(self):
+        standing = Standing(norm_limit=2.0, norm_limited=1)
+
+        assert [standing.limit_of(0), standing.limit_of(1)] == [None, 2.0]
+        assert Standing(norm_limit=2.0).limit_of(1) == 2.0
+
+    def test_all_that_is_goes_into_the_state(self):
+        standing = Standing(norm_limit=2.0, norm_limited=1, every_limit=[Limits(loss=3.0)])
+        standing.note_bad(5, 1)
+        other = Standing()
+
+        other.load_state_dict(standing.state_dict())
+
+        assert other.bad_runs == {1: 1}
+        assert other.limit_of(0) is None
+        assert other.every_limit == [Limits(loss=3.0)]
+
+    def test_older_states_know_of_one_optimizer(self):
+        state = Standing(streak=[4, 5]).state_dict()
+        del state["bad_runs"], state["norm_limited"], state["every_limit"]
+        other = Standing()
+
+        other.load_state_dict(state)
+
+        assert other.is_long(2)

@@ -45,7 +45,7 @@ def test_only_attention_without_a_cap_can_be_capped(softcap, caps):
     model = Attention(16, 2, softcap=softcap)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
 
-    assert Rerun(model, optimizer).caps_attention is caps
+    assert Rerun(model, [optimizer]).caps_attention is caps
 
 
 def test_the_cap_is_kept_up():

@@ -30,7 +30,7 @@ def test_the_replay_really_forgets_them(make_job):
     job = make_job(guard="spike").run(1, 40)
     for state in job.optimizer.state.values():
         state["exp_avg_sq"].mul_(1e-8)
-    job.guard._take_snapshot()
+    job.guard._gear.take_snapshot(job.guard.number)
     job.run(41, 41)
     steps, before = job.guard.tape.since(40), job.guard.ring.newest()
     weights = []

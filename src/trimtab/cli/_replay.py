@@ -22,6 +22,7 @@ changes:
   precision=fp32      run the forward pass in fp32, bf16 or fp16
   fresh_moments=true  let the optimizer forget its moments first
   attention_cap=50    bound attention logits, where the attention is trimtab's
+  optimizer=0         with lr, lr_cap or clip: of several optimizers this one alone
   without=151,152     leave the data of these steps out
 
 Each --change is a replay of its own; several values behind one are changed together.

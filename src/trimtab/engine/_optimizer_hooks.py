@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from trimtab.engine import _ranks
+from trimtab.engine._loop_tape import LoopTape
 from trimtab.engine._update import Prepared, Updater, record_update
 from trimtab.errors import StateError
 from trimtab.guard import ActiveGuard
@@ -37,8 +38,7 @@ class OptimizerHooks:
         take_loss: Returns the loss of the step, NaN if it is not known, and forgets it.
         knows_loss: Returns whether a loss of the step has been noted.
         note_loss: Is given what a closure returns.
-        close_tape: Returns what a replay of the step needs, given the optimizer's settings and what
-            its gradients are divided by; None if that is not known.
+        tape: Takes what a replay of the step needs.
         ranks: Processes that train the model together.
         joint: Whether all of them judge the same numbers; otherwise only the norm, which they have
             in common, is judged.
@@ -56,7 +56,7 @@ class OptimizerHooks:
         take_loss: Callable[[], Tensor | float],
         knows_loss: Callable[[], bool],
         note_loss: Callable[[Tensor], Tensor],
-        close_tape: Callable[[float | Tensor], None],
+        tape: LoopTape,
         ranks: int = 1,
         joint: bool = True,
     ) -> None:
@@ -64,7 +64,7 @@ class OptimizerHooks:
         self.measures_only: Final = isinstance(optimizer, torch.optim.LBFGS)
         self.clipper: Final = None if self.measures_only else clipper
         self._take_loss, self._note_loss = take_loss, note_loss
-        self._knows_loss, self._close_tape = knows_loss, close_tape
+        self._knows_loss, self._tape = knows_loss, tape
         self._ranks, self._joint = ranks, joint
         self.guard: Final = None if self.measures_only else guard
         self._some_param = next(p for g in optimizer.param_groups for p in g["params"])
@@ -85,6 +85,7 @@ class OptimizerHooks:
         self._divisor: Tensor | float = 1.0
         self._loss_scale: Tensor | float = 1.0
         self._scaled = False
+        self._stale = False  # whether its gradients are those of a state that is gone
         self._loss: Tensor | float | None = None
         self._replaced: dict[str, object] = {}
         self._hidden: list[tuple[nn.Parameter, Tensor]] = []
@@ -100,6 +101,8 @@ class OptimizerHooks:
     def _judge(self, _loss: Tensor | None, norm: Tensor) -> Tensor:
         """Ask the guard, with the loss that the loop has noted."""
         assert self.guard is not None
+        if self._stale:
+            return torch.zeros((), device=norm.device)
         loss = self._loss
         known = None if loss is None else torch.as_tensor(loss, device=norm.device)
         if self._ranks > 1 and not self._joint:
@@ -162,14 +165,14 @@ class OptimizerHooks:
         if self.guard is not None:
             if self._loss is None and self._knows_loss():
                 self._loss = self._take_loss()
-            if (
-                scale is None and overflow is not None
-            ):  # unscaled by the loop: by what, nobody knows
-                self._close_tape(math.nan)
-            else:
-                self._close_tape(self._divisor)
-            self.guard.before_update()
-            self._updater.norm_limit = self.guard.norm_limit
+            self._stale = self._tape.has_stale_gradients(self.which)
+            unscaled = scale is None and overflow is not None  # by the loop: nobody knows by what
+            divisor = math.nan if unscaled else self._divisor
+            self._tape.close(self.optimizer, divisor, self.which)
+            self.guard.before_update(self.which)
+            self._updater.norm_limit = self.guard.norm_limit_of(self.which)
+            if self._stale:
+                overflow = torch.ones((), device=self._some_param.device)
         prepared = self._updater.prepare(divisor=self._divisor, overflow=overflow)
         self._prepared = prepared
         for name in _FOLDED:
@@ -248,7 +251,7 @@ class OptimizerHooks:
             which=self.which,
         )
         if guard is not None:
-            guard.end_step(time.perf_counter() - self._ended)
+            guard.end_step(time.perf_counter() - self._ended, whole=self._tape.is_whole)
             self._ended = time.perf_counter()
         if self._adds_flag and _is_accelerated(optimizer):
             self._remove_flag()

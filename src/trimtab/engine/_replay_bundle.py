@@ -19,7 +19,7 @@ from trimtab.guard._bundle import Bundle, read_bundle
 from trimtab.guard._change import Change
 from trimtab.guard._environment import compare_environments, describe_environment
 from trimtab.guard._incident import Experiment
-from trimtab.guard._tape import MicroStep, TapeStep
+from trimtab.guard._tape import MicroStep, OwnClip, TapeStep
 from trimtab.optim import Clipper, as_clipper
 from trimtab.signals import unwrapped
 
@@ -75,6 +75,12 @@ def replay_bundle(
             f"Incident {bundle.path} holds no snapshot or no batches, so there is nothing to "
             "replay; its page shows what is known. A guard with keep_incidents above the number of "
             "incidents saves everything."
+        )
+    if len(bundle.snapshot.get("optimizers", ())) > 1:
+        raise StateError(
+            f"Incident {bundle.path} is of a loop with {len(bundle.snapshot['optimizers'])} "
+            "optimizers, which cannot be replayed in a fresh process yet. Its page has the replays "
+            "that were made when it happened."
         )
     before, threads = random_state(), torch.get_num_threads()
     try:
@@ -132,10 +138,10 @@ class _Job:
         assert self.bundle.snapshot is not None
         _restore(self.bundle.snapshot, self.setup, self.parts)
         rerun = Rerun(
-            self.setup.model, self.setup.optimizer, clipper=self.clipper, parts=self.parts
+            self.setup.model, [self.setup.optimizer], clippers=[self.clipper], parts=self.parts
         )
         began = time.perf_counter()
-        decide = None if change.is_none else self._is_bad
+        decide = None if change.is_none else lambda loss, norm, _: self._is_bad(loss, norm)
         done = rerun.run(self.steps, change, decide=decide)
         made = [step.number for step in self.steps if step.number not in change.without]
         probe = self._probe(rerun)
@@ -230,6 +236,8 @@ def _tape_step(
     """Return a recorded step as one that can be made again."""
     known = _known(TapeStep, step)
     known["micro_steps"] = [_micro_step(m, model, compute, device) for m in step["micro_steps"]]
+    clip = known.get("own_clip")
+    known["own_clip"] = None if clip is None else OwnClip(**clip)
     return TapeStep(**{"skipped": False, "flagged": False} | known)
 
 

@@ -15,6 +15,7 @@ from trimtab.engine import _ranks
 from trimtab.engine._update import Updater, folds_steps
 from trimtab.engine._window import Window
 from trimtab.guard import BufferKeeper, Change, MicroStep, TapeStep
+from trimtab.guard._replayer import Decide
 from trimtab.nn import Attention
 from trimtab.optim import Clipper, NormClip
 from trimtab.precision import autocast
@@ -35,20 +36,19 @@ class Replay:
     """Number of the first step whose loss or norm is not bit for bit the recorded one."""
 
 
-Decide = Callable[[float, float], bool]
-"""From loss and norm of a step to whether it is left out."""
-
-
 class Rerun:
     """Makes recorded steps again, on the live model and optimizer.
 
     Whoever calls it has put the state back before, and puts it back afterwards if it shall not
     stay. Gradients that are there are kept aside.
 
+    With several optimizers, each of their steps is made by itself. Gradients then stay from step to
+    step, as the loop has left them, and are cleared where the loop has cleared them.
+
     Args:
         model: As it is called.
-        optimizer: Over its parameters.
-        clipper: The run's own; None measures only.
+        optimizers: Over its parameters.
+        clippers: The run's own, one for each optimizer; None measures only.
         parts: Of the run: `"schedule"` is moved after each step, `"scaler"` adapts.
         recorder: Shall not see the steps.
     """
@@ -56,23 +56,27 @@ class Rerun:
     def __init__(
         self,
         model: nn.Module,
-        optimizer: torch.optim.Optimizer,
+        optimizers: Sequence[torch.optim.Optimizer],
         *,
-        clipper: Clipper | None = None,
+        clippers: Sequence[Clipper | None] = (),
         parts: Mapping[str, Any] | None = None,
         recorder: Recorder | None = None,
     ) -> None:
         self._recorder = recorder
-        self.model, self.optimizer, self.clipper = model, optimizer, clipper
+        self.model, self.optimizers = model, list(optimizers)
+        self.clippers = list(clippers) or [None] * len(self.optimizers)
         self.parts: Mapping[str, Any] = dict(parts or {})
-        self._device = next(p.device for g in optimizer.param_groups for p in g["params"])
+        self._device = self._params(0)[0].device
         self._ranks = _ranks.num_ranks(model)
         self.at_once = self._device.type == "cpu"
         """Whether the arithmetic of updates is that of a run whose host may look at values."""
         self.active = False
         """Whether steps are being made again at this moment."""
         self._deviates = False  # whether a step was made that had been left out, or the reverse
-        self._folds = folds_steps(optimizer)  # before attach() makes it say so to a GradScaler
+        # Before attach() makes them say so to a GradScaler.
+        self._folds = [folds_steps(optimizer) for optimizer in self.optimizers]
+        self._last_window = Window()  # whose gradients the next step may use as well
+        self._left: list[tuple[nn.Parameter, Tensor | None]] = []
 
     def run(
         self,
@@ -98,22 +102,37 @@ class Rerun:
         self._deviates = False
         with self._quiet(), self._attention_capped(change.attention_cap):
             if change.fresh_moments:
-                self.optimizer.state.clear()
+                for optimizer in self.optimizers:
+                    optimizer.state.clear()
+            self._clear_gradients()
             keeper = BufferKeeper(self.model)
             try:
                 for step in steps:
                     if step.number not in change.without:
                         self._step(step, change, decide, keeper, replay)
+                    else:
+                        for micro in step.micro_steps:
+                            self._clear_before(micro)
                     if after_step is not None:
                         after_step(step)
             finally:
                 keeper.close()
         return replay
 
+    def hand_over_gradients(self, *, wanted: bool) -> None:
+        """Give parameters the gradients that the last replay ended with, or forget these.
+
+        Args:
+            wanted: Whether the run goes on from it, so that another optimizer may use them.
+        """
+        for p, grad in self._left if wanted else ():
+            p.grad = grad
+        self._left = []
+
     @property
     def max_norm(self) -> float:
         """Norm to which the run clips its gradients anyway; infinite if to none in particular."""
-        return float(getattr(self.clipper, "max_norm", math.inf))
+        return max(float(getattr(clipper, "max_norm", math.inf)) for clipper in self.clippers)
 
     @property
     def caps_attention(self) -> bool:
@@ -123,7 +142,10 @@ class Rerun:
     def measure(
         self, steps: Sequence[TapeStep], change: Change | None = None
     ) -> tuple[list[float], list[float]]:
-        """Return losses and gradient norms of steps in the present state, and change nothing."""
+        """Return losses and gradient norms of steps in the present state, and change nothing.
+
+        Those that have no backward pass of their own are passed over.
+        """
         replay = Replay()
         counters, kept = self.parts, {"counters", "schedule", "scaler"}
         self.parts = {k: v for k, v in counters.items() if k not in kept}
@@ -132,12 +154,14 @@ class Rerun:
                 keeper = BufferKeeper(self.model)
                 try:
                     for step in steps:
-                        self._step(step, change or Change(), lambda *_: True, keeper, replay)
+                        if step.micro_steps:
+                            self._clear_gradients()
+                            self._step(step, change or Change(), lambda *_: True, keeper, replay)
                 finally:
                     keeper.put_back(skip=True)  # if a forward pass was broken off
                     keeper.close()
         finally:
-            self.parts = counters
+            self.parts, self._left = counters, []
         return replay.losses, replay.norms
 
     def _step(
@@ -151,10 +175,17 @@ class Rerun:
         """Make one step again."""
         window, divisor, same = self._backward(step, change, decide)
         loss, weight = window.mean_loss().detach(), window.weight
+        optimizer = self.optimizers[step.which]
+        clip = change.clip if change.optimizer in {None, step.which} else None
         updater = Updater(
-            self.optimizer, self._clipper(change), at_once=self.at_once, folds=self._folds
+            optimizer,
+            self.clippers[step.which] if clip is None else NormClip(clip),
+            at_once=self.at_once,
+            folds=self._folds[step.which],
         )
-        updater.norm_limit = step.norm_limit if change.clip is None else None
+        updater.norm_limit = step.norm_limit if clip is None else None
+        if step.own_clip is not None and step.own_clip.max_norm is not None:
+            divisor = self._clip_as_the_loop(step.which, divisor, step.own_clip.max_norm)
         skip = step.skipped
         norm = float("nan")
 
@@ -162,14 +193,14 @@ class Rerun:
             nonlocal skip, norm
             norm = float(total if self._ranks == 1 else _ranks.worst(total))
             if decide is not None:
-                skip = decide(float(loss) if loss is not None else norm, norm)
+                skip = decide(float(loss) if loss is not None else norm, norm, step.which)
             return torch.tensor(float(skip))
 
         updater.judge = judge
-        before = [dict(group) for group in self.optimizer.param_groups]
+        before = [dict(group) for group in optimizer.param_groups]
         self._set_rates(step, change)
         update = updater.apply(divisor=divisor, loss=loss)
-        for group, old in zip(self.optimizer.param_groups, before, strict=True):
+        for group, old in zip(optimizer.param_groups, before, strict=True):
             group.update({k: v for k, v in old.items() if k != "params"})
         skipped = bool(update.found_inf)
         self._deviates |= skipped != step.skipped
@@ -177,7 +208,8 @@ class Rerun:
         keeper.renew()
         overflow = math.isfinite(float(loss)) and not math.isfinite(norm)
         self._move(weight, skipped=skipped, overflow=overflow)
-        self._clear_gradients()
+        if len(self.optimizers) == 1:
+            self._clear_gradients()
         replay.losses.append(float(loss))
         replay.norms.append(norm)
         replay.skipped.append(skipped)
@@ -185,19 +217,37 @@ class Rerun:
         if not same and replay.first_difference is None:
             replay.first_difference = step.number
 
+    def _clip_as_the_loop(self, which: int, divisor: float | Tensor, max_norm: float) -> float:
+        """Clip gradients as the loop did by itself; return what is left to divide them by."""
+        own = {id(p) for p in self._params(which)}
+        params = [p for p in self.model.parameters() if id(p) in own]
+        params += [p for p in self._params(which) if id(p) not in {id(q) for q in params}]
+        if isinstance(divisor, Tensor) or divisor != 1:  # it has unscaled them before
+            for p in params:
+                if p.grad is not None:
+                    p.grad.div_(divisor)
+        torch.nn.utils.clip_grad_norm_(params, max_norm)
+        return 1.0
+
     def _backward(
         self, step: TapeStep, change: Change, decide: Decide | None
     ) -> tuple[Window, float | Tensor, bool]:
         """Add up a step's gradients; return their window, divisor, and if all losses agree."""
         window, same, divisor = Window(), True, step.divisor
-        self._clear_gradients()
+        if not step.micro_steps:
+            return self._last_window, divisor, same
+        if step.micro_steps[0].fresh is None:
+            self._clear_gradients()
         for i, micro in enumerate(step.micro_steps):
+            self._clear_before(micro)
             if micro.dropped and self._ranks > 1:
                 continue  # all ranks have to make the same exchanges
             last = i + 1 == len(step.micro_steps)
             with _ranks.exchange(self.model, last=last):
                 value = self._compute(micro, change)
-                if micro.dropped and _is_bad_again(micro, float(value.detach()), decide):
+                if micro.dropped and _is_bad_again(
+                    micro, float(value.detach()), decide, step.which
+                ):
                     continue
                 wide = value.to(torch.promote_types(value.dtype, torch.float32))
                 factor = torch.as_tensor(micro.factor, dtype=wide.dtype, device=wide.device)
@@ -212,6 +262,7 @@ class Rerun:
         if isinstance(divisor, float) and math.isnan(divisor):  # there is more in it than there was
             made = next(m for m in step.micro_steps if m.weight)
             divisor = window.weight * made.factor / made.weight
+        self._last_window = window
         return window, divisor, same
 
     def _compute(self, micro: MicroStep, change: Change) -> Tensor:
@@ -219,15 +270,15 @@ class Rerun:
         with autocast(self._device.type, change.precision or micro.precision):
             return micro.compute().reshape(())
 
-    def _clipper(self, change: Change) -> Clipper | None:
-        return self.clipper if change.clip is None else NormClip(change.clip)
-
     def _set_rates(self, step: TapeStep, change: Change) -> None:
         """Give each group the settings that the step had, changed as is asked for."""
         follows = self._deviates and "schedule" in self.parts  # which is elsewhere than it was then
-        for group, settings in zip(self.optimizer.param_groups, step.settings, strict=False):
+        groups = self.optimizers[step.which].param_groups
+        for group, settings in zip(groups, step.settings, strict=False):
             if not follows:
                 group.update(settings)
+            if change.optimizer not in {None, step.which}:
+                continue
             rate = float(group["lr"]) * change.lr
             if change.lr_cap is not None:
                 rate = min(rate, change.lr_cap)
@@ -251,22 +302,33 @@ class Rerun:
         else:
             schedule.step()
 
-    def _clear_gradients(self) -> None:
-        for group in self.optimizer.param_groups:
-            for p in group["params"]:
+    def _clear_before(self, micro: MicroStep) -> None:
+        """Clear the gradients that the loop had cleared when a micro-step went backward."""
+        for which in micro.fresh or ():
+            for p in self._params(which):
                 p.grad = None
+
+    def _clear_gradients(self) -> None:
+        for which in range(len(self.optimizers)):
+            for p in self._params(which):
+                p.grad = None
+
+    def _params(self, which: int) -> list[nn.Parameter]:
+        return [p for group in self.optimizers[which].param_groups for p in group["params"]]
 
     @contextmanager
     def _quiet(self) -> Iterator[None]:
         """Keep gradients and modes aside, and the optimizer's hooks silent."""
-        params = [p for group in self.optimizer.param_groups for p in group["params"]]
+        params = [p for which in range(len(self.optimizers)) for p in self._params(which)]
         grads = [(p, p.grad) for p in params]
         modes = [(module, module.training) for module in self.model.modules()]
-        optimizer = self.optimizer
-        hooks = optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks
+        hooks = [
+            (o, o._optimizer_step_pre_hooks, o._optimizer_step_post_hooks) for o in self.optimizers
+        ]
         # Others in their place: a replay may begin while torch goes through them.
-        optimizer._optimizer_step_pre_hooks = OrderedDict()
-        optimizer._optimizer_step_post_hooks = OrderedDict()
+        for optimizer in self.optimizers:
+            optimizer._optimizer_step_pre_hooks = OrderedDict()
+            optimizer._optimizer_step_post_hooks = OrderedDict()
         if not self.model.training:
             self.model.train()
         silent = nullcontext() if self._recorder is None else self._recorder.paused()
@@ -276,9 +338,13 @@ class Rerun:
                 yield
         finally:
             self.active = False
+            if len(self.optimizers) > 1:
+                self._left = [(p, p.grad) for p in params]
             for module, training in modes:
                 module.training = training
-            optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks = hooks
+            for optimizer, pre, post in hooks:
+                optimizer._optimizer_step_pre_hooks = pre
+                optimizer._optimizer_step_post_hooks = post
             for p, grad in grads:
                 p.grad = grad
 
@@ -310,10 +376,10 @@ def keep_up(model: nn.Module, change: Change) -> bool:
     return True
 
 
-def _is_bad_again(micro: MicroStep, loss: float, decide: Decide | None) -> bool:
+def _is_bad_again(micro: MicroStep, loss: float, decide: Decide | None, which: int) -> bool:
     """Tell whether a micro-batch that was left out of its step has to be left out again."""
     recorded = math.nan if micro.loss is None else float(micro.loss)
-    return _equal(loss, recorded) or (decide is not None and decide(loss, 0.0))
+    return _equal(loss, recorded) or (decide is not None and decide(loss, 0.0, which))
 
 
 def _equal(a: float, b: float) -> bool:

@@ -13,7 +13,7 @@ from trimtab.guard._policies import POLICIES, as_policy
 from trimtab.guard._policy import Limits, Policy
 from trimtab.guard._snapshots import Snapshot, SnapshotRing
 from trimtab.guard._spike import Spike
-from trimtab.guard._tape import MicroStep, Tape, TapeStep
+from trimtab.guard._tape import MicroStep, OwnClip, Tape, TapeStep
 
 __all__ = [
     "POLICIES",
@@ -29,6 +29,7 @@ __all__ = [
     "LiveState",
     "MicroStep",
     "Outcome",
+    "OwnClip",
     "Policy",
     "Return",
     "Snapshot",

@@ -1,5 +1,6 @@
 """The guard at work: watches every step of one run, leaves bad ones out, brings the run back."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -14,9 +15,9 @@ from trimtab.guard._folders import IncidentFolders
 from trimtab.guard._gear import Gear
 from trimtab.guard._guard import Guard
 from trimtab.guard._incident import Incident
-from trimtab.guard._investigation import Replayer
 from trimtab.guard._outcome import Outcome, Return
 from trimtab.guard._policy import Policy
+from trimtab.guard._replayer import Replayer
 from trimtab.guard._returning import Returning
 from trimtab.guard._second_try import SecondTry
 from trimtab.guard._standing import Standing
@@ -121,6 +122,15 @@ class ActiveGuard:
     def norm_limit(self, limit: float | None) -> None:
         self._standing.norm_limit = limit
 
+    def norm_limit_of(self, which: int) -> float | None:
+        """Return the norm to which one optimizer's gradients are clipped besides, if to any."""
+        return self._standing.limit_of(which)
+
+    @property
+    def goes_on_from_replay(self) -> bool:
+        """Whether the run goes on from a replay of its last steps, since it was last put back."""
+        return self._standing.goes_on_from_replay
+
     @property
     def healthy(self) -> bool:
         """Whether the state is believed to be good: no incident is under way."""
@@ -142,14 +152,19 @@ class ActiveGuard:
         """Return 1 if the step is an outlier, 0-d, without waiting for the device."""
         return self.policies[which].judge(loss, norm)
 
-    def before_update(self) -> None:
-        """Get ready for an update: wait for a snapshot's copies, and set the rates for the step."""
+    def before_update(self, which: int = 0) -> None:
+        """Get ready for an update: wait for a snapshot's copies, and set the rates for the step.
+
+        Args:
+            which: The number of the optimizer that makes it.
+        """
         if self.ring is not None:
             self.ring.before_update()
         if self.acts:
             self.rates.lower()
-        if self.rates.used is not None or self.norm_limit is not None:
-            self._made_with[self.number + 1] = self.rates.used, self.norm_limit
+        limit = self._standing.limit_of(which)
+        if self.rates.used is not None or limit is not None:
+            self._made_with[self.number + 1] = self.rates.used_by(which), limit
 
     def after_update(self, skip: Tensor | float) -> None:
         """Count the step; set rates as the schedule had them, and buffers as before a skip."""
@@ -158,25 +173,30 @@ class ActiveGuard:
         self.keeper.put_back(skip if isinstance(skip, Tensor) else bool(skip))
         self.keeper.renew()
 
-    def end_step(self, seconds: float, settle: Callable[[], None] | None = None) -> None:
+    def end_step(
+        self,
+        seconds: float,
+        settle: Callable[[], None] | None = None,
+        *,
+        whole: bool = True,
+    ) -> None:
         """Take a snapshot if one is due.
 
         Args:
             seconds: Since the step before ended.
             settle: Takes in the step's outcome if it is still on its way, so that schedule and
                 counters in the snapshot are those of after the step.
+            whole: Whether no optimizer has gradients left that it will use: a snapshot has none.
         """
         ring, standing = self.ring, self._standing
         if ring is None or standing.streak:
             return
-        if ring.due(self.number, seconds) and self.number >= standing.next_snapshot:
+        if ring.due(self.number, seconds) and whole and self.number >= standing.next_snapshot:
             if settle is not None:
                 settle()
+            began = time.perf_counter()
             if not standing.streak and not self._returning.if_broken():
-                self._take_snapshot()
-
-    def _take_snapshot(self) -> None:
-        self._gear.take_snapshot(self.number)
+                self._gear.take_snapshot(self.number, began=began)
 
     # What the host gets to know.
 
@@ -203,8 +223,9 @@ class ActiveGuard:
         if not bad and standing.overflows < OVERFLOWS:
             return self._note_good(outcome, number)
         if not standing.streak:
-            standing.limits = self._gear.read_limits()
-        standing.streak.append(number)
+            standing.every_limit = self._gear.read_limits()
+            standing.limits = standing.every_limit[outcome.which]
+        standing.note_bad(number, outcome.which)
         return self._note_bad(outcome, number)
 
     def _put_on_tape(self, step: TapeStep | None, number: int) -> None:
@@ -218,8 +239,8 @@ class ActiveGuard:
         self.tape.add(step)
 
     def _note_good(self, outcome: Outcome, number: int) -> Return:
-        self._standing.end_streak()
-        if self.ring is None:
+        self._standing.note_good(outcome.which)
+        if self.ring is None or self._standing.streak:
             return ""
         self.ring.confirm(number - self.config.delay)
         went = self._returning.if_diverged(outcome.loss, outcome.norm, number)
@@ -233,11 +254,11 @@ class ActiveGuard:
         if self._second_try.succeeds(outcome, number):
             return "made again"
         if number <= standing.stale_until:
-            standing.streak.clear()
+            standing.end_streak()
             standing.flags[-1] = False
             return ""
         self._chronicle.enter_skip(number)
-        long = len(standing.streak) >= self.config.escalate_after
+        long = standing.is_long(self.config.escalate_after)
         if standing.escalated or not (long or standing.is_crowded(self.config.max_share)):
             return ""
         standing.escalated = True
@@ -245,7 +266,7 @@ class ActiveGuard:
 
     def note_dropped(self, count: int, of: int, tape: TapeStep | None) -> None:
         """Enter micro-batches that were left out of a step that was made without them."""
-        self._standing.limits = self._gear.read_limits()
+        self._standing.limits = self._gear.read_limits()[0]
         self._chronicle.enter_dropped(count, of, tape)
 
     def take_num_made_again(self) -> int:
@@ -282,4 +303,4 @@ class ActiveGuard:
         self.keeper.renew()
         if self.ring is not None:
             self.ring.drop_after(-1)
-            self._take_snapshot()
+            self._gear.take_snapshot(self.number)

@@ -108,7 +108,8 @@ def write_bundle(
         "config": plain(config or {}),
         "path": _shown(path),
         "left_out": left_out,
-        "replayable": {"snapshot.json", "batches.json"} <= files.keys(),
+        "replayable": {"snapshot.json", "batches.json"} <= files.keys()
+        and len((snapshot or {}).get("optimizers", ())) <= 1,
     }
     files |= {
         "environment.json": _json(environment),

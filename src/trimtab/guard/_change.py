@@ -31,6 +31,9 @@ class Change:
     """Bound of attention logits, by `cap * tanh(logits / cap)`, where trimtab's attention is."""
     without: frozenset[int] = frozenset()
     """Steps that are left out."""
+    optimizer: int | None = None
+    """Number, from 0, of the optimizer that `lr`, `lr_cap` and `clip` are meant for; None for all
+    of them."""
 
     def __post_init__(self) -> None:
         for name in ("lr", "lr_cap", "clip", "attention_cap"):
@@ -39,6 +42,10 @@ class Change:
                 raise ConfigError(f"{name} of a change must be finite and positive, got {value}.")
         if self.precision is not None:
             check_precision(self.precision)
+        if self.optimizer is not None and self.optimizer < 0:
+            raise ConfigError(
+                f"optimizer of a change must be a number from 0 on, got {self.optimizer}."
+            )
         object.__setattr__(self, "without", frozenset(self.without))
 
     @property
@@ -49,16 +56,17 @@ class Change:
     def __str__(self) -> str:
         """Return it in words."""
         parts = []
+        whose = "" if self.optimizer is None else f" of optimizers[{self.optimizer}]"
         if self.without:
             steps = sorted(self.without)
             which = f"step {steps[0]}" if len(steps) == 1 else f"steps {_ranges(steps)}"
             parts.append(f"without the data of {which}")
         if self.lr != 1:
-            parts.append(f"learning rate × {self.lr:g}")
+            parts.append(f"learning rate{whose} × {self.lr:g}")
         if self.lr_cap is not None:
-            parts.append(f"learning rate of at most {self.lr_cap:.3g}")
+            parts.append(f"learning rate{whose} of at most {self.lr_cap:.3g}")
         if self.clip is not None:
-            parts.append(f"gradients clipped to {self.clip:.3g}")
+            parts.append(f"gradients{whose} clipped to {self.clip:.3g}")
         if self.fresh_moments:
             parts.append("fresh moments of the optimizer")
         if self.precision is not None:
@@ -104,6 +112,7 @@ _KINDS: Final[Mapping[str, str]] = {
     "precision": "fp32, bf16 or fp16",
     "fresh_moments": "true or false",
     "without": "steps, such as 151,152",
+    "optimizer": "a number, from 0",
 }
 
 
@@ -113,6 +122,8 @@ def _parse(name: str, text: str) -> Any:
     try:
         if name == "without":
             return frozenset(int(part) for part in text.split(","))
+        if name == "optimizer":
+            return int(text)
         if name == "fresh_moments":
             return {"true": True, "false": False}[text.lower()]
         return text if name == "precision" else float(text)

@@ -12,13 +12,13 @@ from trimtab.findings import Finding
 from trimtab.guard._change import Change
 from trimtab.guard._folders import IncidentFolders
 from trimtab.guard._incident import Experiment, Incident, Kind
-from trimtab.guard._investigation import Verdict
 from trimtab.guard._naming import describe
 from trimtab.guard._outcome import Outcome
 from trimtab.guard._policy import Limits
 from trimtab.guard._snapshots import Snapshot
 from trimtab.guard._standing import Standing
 from trimtab.guard._tape import MicroStep, Tape, TapeStep
+from trimtab.guard._verdict import Verdict
 from trimtab.guard.tt453_precision_overflow import PrecisionOverflow
 from trimtab.guard.tt512_bad_batch import BadBatch
 from trimtab.guard.tt603_state_corrupted import StateCorrupted

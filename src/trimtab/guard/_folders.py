@@ -150,6 +150,7 @@ def _as_plain(step: TapeStep) -> dict[str, Any]:
                 "loss": micro.loss,
                 "precision": micro.precision,
                 "dropped": bool(micro.dropped),
+                "fresh": None if micro.fresh is None else sorted(micro.fresh),
             }
             for micro in step.micro_steps
         ],
@@ -160,4 +161,6 @@ def _as_plain(step: TapeStep) -> dict[str, Any]:
         "norm": step.norm,
         "skipped": step.skipped,
         "flagged": step.flagged,
+        "which": step.which,
+        "own_clip": None if step.own_clip is None else {"max_norm": step.own_clip.max_norm},
     }

@@ -3,99 +3,42 @@
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from statistics import stdev
-from typing import Any, Final, Protocol
+from typing import Final
 
-from trimtab.findings import Finding
 from trimtab.guard._change import Change
 from trimtab.guard._frozen import Frozen
 from trimtab.guard._incident import Experiment
 from trimtab.guard._incident_rule import IncidentRule
 from trimtab.guard._naming import candidates, describe, is_narrow
+from trimtab.guard._passes import begins_whole, leader, with_partners
 from trimtab.guard._policy import Limits
+from trimtab.guard._replayer import Replayed, Replayer
 from trimtab.guard._snapshots import Snapshot, SnapshotRing
 from trimtab.guard._tape import TapeStep
+from trimtab.guard._verdict import Verdict
+from trimtab.guard._yardstick import Yardstick
 from trimtab.guard.tt310_unexplained_incident import UnexplainedIncident
 from trimtab.guard.tt453_precision_overflow import PrecisionOverflow
 from trimtab.guard.tt512_bad_batch import BadBatch
 from trimtab.guard.tt603_state_corrupted import StateCorrupted
 
 NEAR: Final = 8
-"""Steps before the first bad one from which changes are replayed: most causes lie there, and a
-replay from the snapshot would take many times as long."""
-
-NUM_PROBED: Final = 4
-"""Healthy batches that a state is judged on: one alone is noise."""
-
-NUM_CLEAN: Final = 16
-"""Steps that say what the loss was like before the incident."""
-
-NEARLY: Final = 3.0
-"""Standard deviations of these losses that a sound state's mean over a few batches may be above."""
-
-FAR: Final = 8.0
-"""The same for one step of a replay, beside the limits of the policy."""
+"""Steps of each optimizer before the first bad one from which changes are replayed: most causes lie
+there, and a replay from the snapshot would take many times as long."""
 
 FEW: Final = 3
 """Steps whose data can be at fault before another cause is looked for: what takes long to build up
 is also gone if many steps are left out, whatever their data."""
 
 
-class Replayed(Protocol):
-    """What a replay has to tell."""
-
-    losses: list[float]
-    norms: list[float]
-    skipped: list[bool]
-    first_difference: int | None
-
-
-class Replayer(Protocol):
-    """What makes recorded steps again."""
-
-    def run(
-        self,
-        steps: Sequence[TapeStep],
-        change: Change | None = None,
-        *,
-        decide: Callable[[float, float], bool] | None = None,
-        after_step: Callable[[TapeStep], None] | None = None,
-    ) -> Replayed:
-        """Make steps again from the state as it is."""
-
-    def measure(
-        self, steps: Sequence[TapeStep], change: Change | None = None
-    ) -> tuple[list[float], list[float]]:
-        """Return losses and gradient norms of steps in the state as it is, and change nothing."""
-
-    @property
-    def caps_attention(self) -> bool:
-        """Whether attention logits can be capped."""
-
-    @property
-    def max_norm(self) -> float:
-        """Norm to which the run clips its gradients anyway; infinite if to none."""
+UNKNOWN_CHANGE: Final = (
+    "the loop changes gradients between backward and step in a way that is not known; leave "
+    "clipping to clip= of attach"
+)
 
 
 class OutOfTimeError(Exception):
     """The replays have taken as long as they may."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """What replays showed, and the state that they left."""
-
-    finding: Finding
-    experiments: tuple[Experiment, ...]
-    change: Change | None
-    """What removed the incident; None if nothing did."""
-    restored: bool
-    """Whether the state is another one now."""
-    snapshot: Snapshot | None = None
-    lost: frozenset[int] = frozenset()
-    """Steps whose updates are not in the state."""
-    suspects: dict[str, Any] = field(default_factory=dict)
 
 
 class Investigation:
@@ -105,8 +48,9 @@ class Investigation:
         ring: Snapshots to begin from.
         scratch: Makes a ring for one further snapshot on the way.
         replayer: Makes steps again.
-        limits: Above which loss and norm are outliers.
-        clean: The last steps before the incident; their batches are known to be good.
+        limits: Above which loss and norm are outliers, for each optimizer.
+        clean: Steps before the incident; their batches are known to be good.
+        bad: The steps from the incident on.
         steps: All steps since the snapshot, the bad ones among them.
         base: The snapshot.
         first_bad: Number of the first bad step.
@@ -120,7 +64,7 @@ class Investigation:
         ring: SnapshotRing | None,
         scratch: Callable[[], SnapshotRing],
         replayer: Replayer,
-        limits: Limits,
+        limits: Sequence[Limits],
         clean: Sequence[TapeStep],
         bad: Sequence[TapeStep],
         steps: Sequence[TapeStep],
@@ -129,44 +73,40 @@ class Investigation:
         budget_s: float,
         agree: Callable[[bool], bool],
     ) -> None:
-        self.ring, self.scratch, self.replayer, self.limits = ring, scratch, replayer, limits
-        self.clean, self.bad, self.steps, self.base = clean[-NUM_PROBED:], bad, steps, base
-        losses = [step.loss for step in clean]
-        self.level = sum(losses) / len(losses) if losses else math.inf
-        self.spread = stdev(losses) if len(losses) > 1 else 0.0
+        self.ring, self.scratch, self.replayer = ring, scratch, replayer
+        self.bad, self.steps, self.base = bad, steps, base
+        first = next((s for s in bad if s.number == first_bad), None)
+        self.which = 0 if first is None else first.which
+        """The optimizer whose step was the first bad one."""
+        source = leader([*clean, *bad], first_bad)
+        self.yardstick = Yardstick(
+            clean,
+            limits,
+            probed=self.which if source is None else source.which,
+            replayer=replayer,
+            agree=agree,
+        )
         self.first_bad, self.agree = first_bad, agree
         self._ends = time.perf_counter() + budget_s
         self.done: list[Experiment] = []
+        self._unknown = ""
         self._near: Snapshot | None = None
         self._near_ring: SnapshotRing | None = None
 
-    # Whether a state, or a step, is as it should be.
-
-    def is_bad(self, loss: float, norm: float) -> bool:
-        """Tell whether a step is an outlier, or not finite."""
-        finite = math.isfinite(loss) and math.isfinite(norm)
-        limit = min(self.limits.loss, self.level + max(FAR * self.spread, abs(self.level)))
-        return not finite or loss > limit or norm > self.limits.norm
-
-    def probe(self) -> float:
-        """Return the mean loss of known good batches in the present state; NaN without any."""
-        if not self.clean:
-            return math.nan
-        losses, norms = self.replayer.measure(self.clean)
-        return sum(losses) / len(losses) if all(map(math.isfinite, norms)) else math.inf
-
-    def is_sound(self, probe: float) -> bool:
-        """Tell whether a state is as good as before the incident; all ranks say the same."""
-        if not self.clean:
-            return True
-        near = self.level + max(NEARLY * self.spread, 0.1 * abs(self.level))
-        return not self.agree(not probe <= min(self.limits.loss, near))
+    def why_not(self, steps: Sequence[TapeStep]) -> str:
+        """Return why steps cannot be made again; empty if nothing is known to speak against it."""
+        if not begins_whole(steps):
+            return (
+                "an optimizer used gradients from before the snapshot; let every zero_grad() stand "
+                "before the backward() whose gradients its step() uses"
+            )
+        computes = [micro.compute for step in steps for micro in step.micro_steps]
+        reasons = (each.why_not() for each in computes if isinstance(each, Frozen))
+        return next((reason for reason in reasons if reason), "").rstrip(".")
 
     def can_replay(self, steps: Sequence[TapeStep]) -> bool:
         """Tell whether nothing is known to speak against making steps again, on any rank."""
-        computes = [micro.compute for step in steps for micro in step.micro_steps]
-        spoilt = any(isinstance(each, Frozen) and each.why_not() for each in computes)
-        return not self.agree(spoilt)
+        return not self.agree(bool(self.why_not(steps)))
 
     def run(self, *, corrupt: bool = False) -> Verdict:
         """Find the cause, and leave the state that the run shall go on from.
@@ -190,8 +130,8 @@ class Investigation:
 
     def _look(self, *, corrupt: bool) -> Verdict | None:
         began = time.perf_counter()
-        probe = self.probe()
-        if self.clean and not corrupt and self.is_sound(probe):
+        probe = self.yardstick.probe()
+        if self.yardstick.clean and not corrupt and self.yardstick.is_sound(probe):
             return self._of_data(probe, time.perf_counter() - began)
         if self.base is None or not self.steps:
             return None
@@ -200,13 +140,15 @@ class Investigation:
     # The state is sound: the batches are at fault, or their precision.
 
     def _of_data(self, probe: float, seconds: float) -> Verdict:
-        numbers = [step.number for step in self.bad]
-        without = Change(without=frozenset(numbers))
+        numbers = [step.number for step in self.bad if step.skipped or step.flagged]
+        without = Change(without=with_partners(self.steps, numbers))
         self.done.append(self.row(without, [], [], probe, seconds, healed=True))
         if is_narrow(self.bad):
             wide = Change(precision="fp32")
-            losses, norms = self.replayer.measure(self.bad, wide)
-            bad = any(self.is_bad(a, b) for a, b in zip(losses, norms, strict=True))
+            own = [step for step in self.bad if step.micro_steps]
+            losses, norms = self.replayer.measure(own, wide)
+            rows = zip(own, losses, norms, strict=True)
+            bad = any(self.yardstick.is_bad(a, b, step.which) for step, a, b in rows)
             healed = not self.agree(bad)
             self.done.append(self.row(wide, losses, norms, probe, 0.0, healed=healed))
             if healed:
@@ -220,7 +162,7 @@ class Investigation:
         assert self.base is not None
         self._to_base()
         self._near_ring = self.scratch()
-        place = max(self.base.step, self.first_bad - 1 - NEAR)
+        place = self._place()
 
         def keep(step: TapeStep) -> None:
             if step.number == place and self._near_ring is not None:
@@ -248,10 +190,31 @@ class Investigation:
         )
         if not healed:
             return None
+        if not same and self._is_changed_by_the_loop():
+            self._unknown = UNKNOWN_CHANGE
+            return self._unexplained()
         lost = self._go_on(Change())
         return self._verdict(
             StateCorrupted(), Change(), restored=True, lost=lost, differs=replay.first_difference
         )
+
+    def _is_changed_by_the_loop(self) -> bool:
+        """Tell whether gradients were changed before a step in a way that cannot be repeated.
+
+        A replay then differs in any case, and shows nothing of the state.
+        """
+        clips = (step.own_clip for step in self.steps)
+        return self.agree(any(clip is not None and clip.max_norm is None for clip in clips))
+
+    def _place(self) -> int:
+        """Return the number of a step after which replays with a change can begin."""
+        assert self.base is not None
+        latest = self.first_bad - 1 - NEAR * len(self.yardstick.limits)
+        numbers = [step.number for step in self.steps if step.number <= latest]
+        for number in reversed(numbers):
+            if begins_whole([step for step in self.steps if step.number > number]):
+                return number
+        return self.base.step
 
     def _try_changes(self) -> Verdict | None:
         """Replay with one thing changed at a time, the least first."""
@@ -260,7 +223,7 @@ class Investigation:
             if not self._heals(change):
                 continue
             least = self._fewest(change) if change.without else change
-            if len(least.without) > FEW:
+            if len(least.without) > FEW * len(self.yardstick.limits):
                 second = rule, least
                 continue
             return self._go_on_with(rule, least)
@@ -275,7 +238,8 @@ class Investigation:
             self.steps,
             start=self._start,
             first_bad=self.first_bad,
-            limits=self.limits,
+            limits=self.yardstick.limits[self.which],
+            which=self.which if len(self.yardstick.limits) > 1 else None,
             max_norm=self.replayer.max_norm,
             caps_attention=self.replayer.caps_attention,
         )
@@ -286,8 +250,9 @@ class Investigation:
         while len(suspects) > 1:
             half = len(suspects) // 2
             for part in (suspects[half:], suspects[:half]):  # the later is the likelier
-                if self._heals(Change(without=frozenset(part))):
-                    suspects = part
+                whole = with_partners(self.steps, part)
+                if len(whole) < len(suspects) and self._heals(Change(without=whole)):
+                    suspects = sorted(whole)
                     break
             else:
                 break
@@ -317,7 +282,7 @@ class Investigation:
         steps = self._from_start()
         began = time.perf_counter()
         replay = self.replayer.run(
-            steps, change, decide=self.is_bad, after_step=lambda _: self._check_time()
+            steps, change, decide=self.yardstick.is_bad, after_step=lambda _: self._check_time()
         )
         made = [s for s in steps if s.number not in change.without]
         healed, probe = self._judge(made, replay)
@@ -330,7 +295,7 @@ class Investigation:
     def _go_on(self, change: Change) -> list[int]:
         """Make the steps once more with the change, and leave the state that they end in."""
         steps = self._from_start()
-        replay = self.replayer.run(steps, change, decide=self.is_bad)
+        replay = self.replayer.run(steps, change, decide=self.yardstick.is_bad)
         made = [s for s in steps if s.number not in change.without]
         left_out = {s.number for s, skip in zip(made, replay.skipped, strict=True) if skip}
         before = {s.number for s in self.steps if s.number <= self._start and s.skipped}
@@ -339,11 +304,12 @@ class Investigation:
     def _judge(self, steps: Sequence[TapeStep], replay: Replayed) -> tuple[bool, float]:
         """Return whether a replay went well, and what known good batches say of its end."""
         rows = zip(steps, replay.losses, replay.norms, strict=True)
-        bad = any(self.is_bad(loss, norm) for s, loss, norm in rows if s.number >= self.first_bad)
+        late = [(s, loss, norm) for s, loss, norm in rows if s.number >= self.first_bad]
+        bad = any(self.yardstick.is_bad(loss, norm, s.which) for s, loss, norm in late)
         if self.agree(bad):
             return False, math.nan
-        probe = self.probe()
-        return self.is_sound(probe), probe
+        probe = self.yardstick.probe()
+        return self.yardstick.is_sound(probe), probe
 
     def _check_time(self) -> None:
         """Break off when the time is up.
@@ -401,7 +367,15 @@ class Investigation:
         at = self.first_bad if differs is None else differs
         steps = sorted(change.without) if change is not None else []
         return Verdict(
-            finding=describe(rule, change, self.limits, first, at, num_replays=len(self.done)),
+            finding=describe(
+                rule,
+                change,
+                self.yardstick.limits[self.which],
+                first,
+                at,
+                num_replays=len(self.done),
+                why_not=self._unknown or ("" if self.done else self.why_not(self.steps)),
+            ),
             experiments=tuple(self.done),
             change=change,
             restored=restored,

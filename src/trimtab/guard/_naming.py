@@ -8,6 +8,7 @@ from typing import Final
 from trimtab.findings import Evidence, Finding, Fix
 from trimtab.guard._change import Change
 from trimtab.guard._incident_rule import IncidentRule
+from trimtab.guard._passes import with_partners
 from trimtab.guard._policy import Limits
 from trimtab.guard._rates import JUMP
 from trimtab.guard._tape import TapeStep
@@ -29,6 +30,7 @@ def candidates(
     start: int,
     first_bad: int,
     limits: Limits,
+    which: int | None = None,
     max_norm: float,
     caps_attention: bool,
 ) -> Iterator[tuple[IncidentRule, Change]]:
@@ -38,19 +40,18 @@ def candidates(
         steps: All steps since the snapshot, the bad ones among them.
         start: Number of the step after which replays begin.
         first_bad: Number of the first bad step.
-        limits: What was normal before.
+        limits: What was normal before, of the optimizer whose step was bad first.
+        which: Its number; None if there is but one.
         max_norm: Norm to which the run clips its gradients anyway.
         caps_attention: Whether attention logits can be capped.
     """
     before = [s for s in steps if start < s.number < first_bad]
-    accepted = frozenset(s.number for s in before if not s.skipped)
-    jump = rates_at_jump(steps)
-    if jump is not None:
-        yield RateJump(), Change(lr_cap=jump[0])
+    accepted = with_partners(steps, {s.number for s in before if not s.skipped})
+    yield from ((RateJump(), change) for change in _caps(steps, alone=which is None))
     if accepted:
         yield BadBatch(), Change(without=accepted)
     if 0 < limits.norm_level < max_norm:
-        yield GradientSpike(), Change(clip=limits.norm_level)
+        yield GradientSpike(), Change(clip=limits.norm_level, optimizer=which)
     yield StepsTooLong(), Change(lr=0.5)
     yield MomentsOutOfDate(), Change(fresh_moments=True)
     if is_narrow([s for s in steps if s.number >= first_bad]):
@@ -64,9 +65,30 @@ def is_narrow(steps: Sequence[TapeStep]) -> bool:
     return any(micro.precision != "fp32" for step in steps for micro in step.micro_steps)
 
 
-def rates_at_jump(steps: Sequence[TapeStep]) -> tuple[float, float] | None:
-    """Return the learning rates before and after the last sudden rise; None without one."""
-    rates = [max(float(group["lr"]) for group in step.settings) for step in steps]
+def _caps(steps: Sequence[TapeStep], *, alone: bool) -> Iterator[Change]:
+    """Yield the changes that undo jumps of the learning rate; of all optimizers at once first."""
+    jumps = {i: rates_at_jump(steps, i) for i in sorted({step.which for step in steps})}
+    before = {i: jump[0] for i, jump in jumps.items() if jump is not None}
+    if alone or len(before) > 1:
+        yield from [Change(lr_cap=max(before.values()))] if before else []
+    if not alone:
+        yield from (Change(lr_cap=rate, optimizer=i) for i, rate in before.items())
+
+
+def rates_at_jump(
+    steps: Sequence[TapeStep], which: int | None = None
+) -> tuple[float, float] | None:
+    """Return the learning rates before and after the last sudden rise; None without one.
+
+    Args:
+        steps: Of which the rates are taken.
+        which: The optimizer that is meant; None takes the largest jump of any.
+    """
+    if which is None:
+        found = [rates_at_jump(steps, i) for i in {step.which for step in steps}]
+        return max((jump for jump in found if jump), key=lambda j: j[1] / j[0], default=None)
+    own = [step for step in steps if step.which == which]
+    rates = [max(float(group["lr"]) for group in step.settings) for step in own]
     for before, after in reversed(list(pairwise(rates))):
         if before > 0 and after > JUMP * before:
             return before, after
@@ -81,8 +103,19 @@ def describe(
     step: int,
     *,
     num_replays: int,
+    why_not: str = "",
 ) -> Finding:
-    """Return the finding of an incident's cause."""
+    """Return the finding of an incident's cause.
+
+    Args:
+        rule: What the cause is.
+        change: What removed the incident; None if nothing did.
+        limits: What was normal before.
+        first: The first bad step; None if its numbers are not known.
+        step: Its number.
+        num_replays: How many were made.
+        why_not: Why none was, or why they show nothing, where that is known.
+    """
     loss = math.nan if first is None else first.loss
     norm = math.nan if first is None else first.norm
     evidence = (
@@ -91,7 +124,11 @@ def describe(
     )
     seen = f"loss {loss:.4g} and gradient norm {norm:.4g}"
     summary = (type(rule).__doc__ or "").split("\n\n")[0].replace("\n    ", " ").strip()
-    if change is None:
+    if change is None and not num_replays:
+        what = f"{seen}; nothing could be replayed" + (f": {why_not}" if why_not else "")
+    elif change is None and why_not:
+        what = f"{seen}; replays show nothing: {why_not}"
+    elif change is None:
         what = f"{seen}, and none of {num_replays} replays removed it"
     elif change.is_none:
         what = f"{seen}, which did not happen again when the same steps were replayed"

@@ -26,3 +26,5 @@ class Outcome:
     """The step's batches, if they are known."""
     number: int | None = None
     """Of the step; None for the newest."""
+    which: int = 0
+    """The number of the optimizer that made it."""

@@ -33,19 +33,20 @@ class Rates:
         """Rate before a jump; what is far above it is brought down as much as it had jumped."""
         self.jump = 1.0
         """How much it had jumped."""
+        self._jumped: int | None = None  # which optimizer's it was; None for all
         self._calm = 0
         self.factor = 1.0
         """What every rate is multiplied by."""
         self.used: list[float] | None = None
         """Rates of all groups in the last step; None if they were the schedule's own."""
-        self._before: list[tuple[dict[str, Any], Any]] = []
+        self._before: list[tuple[int, dict[str, Any], Any]] = []
 
     @property
     def changes(self) -> bool:
         """Whether a step is made with other rates than the schedule's."""
         return self._left > 0 or self.cap is not None or self.factor != 1
 
-    def hold(self, before: float, after: float) -> None:
+    def hold(self, before: float, after: float, which: int | None = None) -> None:
         """Undo a jump of the learning rate, and keep what the schedule makes of it otherwise.
 
         The rate is divided by the jump as long as it is far above what it was before, and until
@@ -54,8 +55,10 @@ class Rates:
         Args:
             before: Rate before it jumped.
             after: Rate after that.
+            which: Number of the optimizer whose rate it is; None for all of them.
         """
         self.cap, self.jump, self._calm = before, max(1.0, after / before), 0
+        self._jumped = which
 
     def begin_rewarm(self) -> None:
         """Let the rate rise from a tenth to what it should be."""
@@ -70,12 +73,12 @@ class Rates:
         share = 1.0
         if self._left:
             share = LEAST + (1 - LEAST) * (1 - self._left / self._rewarm)
-        for optimizer in self._optimizers:
+        for number, optimizer in enumerate(self._optimizers):
             for group in optimizer.param_groups:
                 old = group["lr"]
-                self._before.append((group, old))
+                self._before.append((number, group, old))
                 rate = float(old) * self.factor * share
-                if self._is_high(float(old)):
+                if self._is_high(number, float(old)):
                     rate /= self.jump
                 self.used.append(rate)
                 group["lr"] = old.new_full(old.shape, rate) if hasattr(old, "new_full") else rate
@@ -84,26 +87,37 @@ class Rates:
         """Put back what the schedule set, after the step."""
         if not self._before:
             return
-        asked = [float(old) for _, old in self._before]
-        for group, old in self._before:
+        high = [self._is_high(number, float(old)) for number, _, old in self._before]
+        for _, group, old in self._before:
             group["lr"] = old
         self._before.clear()
         if stepped:
             self._left = max(0, self._left - 1)
-            self._calm = 0 if any(map(self._is_high, asked)) else self._calm + 1
+            self._calm = 0 if any(high) else self._calm + 1
             if self._calm >= CALM:
                 self.cap = None
 
-    def _is_high(self, rate: float) -> bool:
-        return self.cap is not None and rate > JUMP * self.cap
+    def used_by(self, which: int) -> list[float] | None:
+        """Return the rates of one optimizer's groups in the last step, if not the schedule's."""
+        if self.used is None:
+            return None
+        counts = [len(optimizer.param_groups) for optimizer in self._optimizers]
+        first = sum(counts[:which])
+        return self.used[first : first + counts[which]]
+
+    def _is_high(self, which: int, rate: float) -> bool:
+        if self.cap is None or self._jumped not in {None, which}:
+            return False
+        return rate > JUMP * self.cap
 
     def state_dict(self) -> dict[str, Any]:
         """Return what later steps depend on."""
-        names = ("left", "cap", "jump", "calm", "factor")
-        values = (self._left, self.cap, self.jump, self._calm, self.factor)
+        names = ("left", "cap", "jump", "calm", "factor", "jumped")
+        values = (self._left, self.cap, self.jump, self._calm, self.factor, self._jumped)
         return dict(zip(names, values, strict=True))
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up what `state_dict` returned."""
         self._left, self.cap, self.jump = state["left"], state["cap"], state["jump"]
         self._calm, self.factor = state["calm"], state["factor"]
+        self._jumped = state.get("jumped")

@@ -12,11 +12,13 @@ from trimtab.guard._chronicle import Chronicle
 from trimtab.guard._divergence import Divergence
 from trimtab.guard._finite import FiniteWatch
 from trimtab.guard._gear import Gear
-from trimtab.guard._investigation import NUM_CLEAN, Verdict
+from trimtab.guard._investigation import Investigation
 from trimtab.guard._naming import describe, rates_at_jump
+from trimtab.guard._passes import begins_whole, leader, without_leftovers
 from trimtab.guard._snapshots import Snapshot
 from trimtab.guard._standing import Standing
 from trimtab.guard._tape import TapeStep, settings_of
+from trimtab.guard._verdict import Verdict
 from trimtab.guard.tt310_unexplained_incident import UnexplainedIncident
 
 ROLLBACK_SPAN: Final = 1000
@@ -62,7 +64,8 @@ class Returning:
         gear, standing = self._gear, self._standing
         if not gear.agree(self._finite.has_broken()):
             return False
-        standing.limits = gear.read_limits()
+        standing.every_limit = gear.read_limits()
+        standing.limits = standing.every_limit[0]
         if gear.ring is not None and gear.ring.snapshots:
             self.escalate(standing.number, corrupt=True)
         if gear.agree(self._finite.has_broken()):
@@ -82,7 +85,8 @@ class Returning:
         alone = len(self._gear.live.optimizers) == 1
         if not alone or not self._divergence.see(loss, norm):
             return False
-        self._standing.limits = self._gear.read_limits()
+        self._standing.every_limit = self._gear.read_limits()
+        self._standing.limits = self._standing.every_limit[0]
         return self.escalate(number, diverged=True)
 
     def escalate(self, first_bad: int, *, diverged: bool = False, corrupt: bool = False) -> bool:
@@ -102,7 +106,7 @@ class Returning:
         ring = self._gear.ring
         if ring is None:
             return False
-        base = ring.newest(before=first_bad, healthy=True) or ring.newest(before=first_bad)
+        base = self._base(first_bad)
         if diverged and ring.snapshots:
             base = ring.snapshots[0]
         random, settings = random_state(), self._settings()
@@ -121,19 +125,29 @@ class Returning:
 
     # What to.
 
+    def _base(self, first_bad: int) -> Snapshot | None:
+        """Return the newest snapshot before a bad step, one known to be healthy if there is any.
+
+        With several optimizers, one that steps can be replayed from comes before others.
+        """
+        gear = self._gear
+        assert gear.ring is not None
+        earlier = [s for s in reversed(gear.ring.snapshots) if s.step < first_bad]
+        ranked = sorted(earlier, key=lambda s: not s.healthy)  # stable: the newest first of each
+        if len(gear.live.optimizers) > 1:
+            for snapshot in ranked:
+                steps = without_leftovers(gear.tape.since(snapshot.step) or [])
+                if not gear.agree(not steps or not begins_whole(steps)):
+                    return snapshot
+        return ranked[0] if ranked else None
+
     def _verdict(self, base: Snapshot | None, first_bad: int, *, corrupt: bool) -> Verdict:
         gear, standing = self._gear, self._standing
         ring = gear.ring
         assert ring is not None
-        steps = gear.tape.since(base.step) if base is not None else None
-        if gear.keeps_tape and not gear.agree(not steps) and steps:
-            before = [s for s in steps if s.number < first_bad and not s.skipped]
-            bad = [s for s in steps if s.number >= first_bad]
-            case = gear.investigation(
-                before[-NUM_CLEAN:], bad, steps, base, first_bad=first_bad, limits=standing.limits
-            )
-            if case.can_replay(steps):
-                return case.run(corrupt=corrupt)
+        case, why_not = self._case(base, first_bad)
+        if case is not None:
+            return case.run(corrupt=corrupt)
         if not corrupt and self._leads_nowhere():
             base = None
         if base is not None:
@@ -142,7 +156,13 @@ class Returning:
         seen = self._chronicle.as_step(first_bad)
         return Verdict(
             finding=describe(
-                UnexplainedIncident(), None, standing.limits, seen, first_bad, num_replays=0
+                UnexplainedIncident(),
+                None,
+                standing.limits,
+                seen,
+                first_bad,
+                num_replays=0,
+                why_not=why_not,
             ),
             experiments=(),
             change=None,
@@ -151,6 +171,31 @@ class Returning:
             lost=frozenset(lost),
             suspects={"steps": list(standing.streak) or [first_bad]},
         )
+
+    def _case(self, base: Snapshot | None, first_bad: int) -> tuple[Investigation | None, str]:
+        """Return what looks for the cause; None and the reason if steps cannot be replayed."""
+        gear = self._gear
+        if not gear.config.explain:
+            return None, "the guard was made with explain=False"
+        if not gear.keeps_tape:
+            return None, "no batches are kept in this run"
+        if base is None:
+            return None, "there was no snapshot to replay from yet"
+        steps = without_leftovers(gear.tape.since(base.step) or [])
+        if gear.agree(not steps):
+            why = "its batches were no longer kept, for want of tape_bytes"
+            if not len(gear.tape):
+                why = "its loss was not given as a function, as in loss(lambda: ...)"
+            return None, why
+        source = leader(steps, first_bad)
+        since = first_bad if source is None else source.number
+        before = [s for s in steps if s.number < since and not s.skipped]
+        bad = [s for s in steps if s.number >= first_bad]
+        limits = self._standing.every_limit or gear.read_limits()
+        case = gear.investigation(before, bad, steps, base, first_bad=first_bad, limits=limits)
+        if case.can_replay(steps):
+            return case, ""
+        return None, case.why_not(steps) or "another process could not replay it"
 
     def _leads_nowhere(self) -> bool:
         """Tell whether it is better to leave steps out than to go back without a replay.
@@ -199,6 +244,7 @@ class Returning:
             standing.num_made_again += len(set(standing.streak) - verdict.lost)
         standing.end_streak()
         standing.stale_until = standing.number
+        standing.goes_on_from_replay = verdict.change is not None
         self._divergence.forget()
         gear.keeper.renew()
         gear.take_snapshot(standing.number)  # the tape begins anew there
@@ -243,14 +289,19 @@ class Returning:
         """Go on as it went well in the replay of a tape; return it in words."""
         rates = self._gear.rates
         if change.lr_cap is not None:
-            before, after = rates_at_jump(tape) or (change.lr_cap, change.lr_cap)
-            rates.hold(before, after)
-            return f" From now on the learning rate is divided by its jump, {rates.jump:.3g}."
+            caps = change.lr_cap, change.lr_cap
+            before, after = rates_at_jump(tape, change.optimizer) or caps
+            rates.hold(before, after, change.optimizer)
+            whose = "" if change.optimizer is None else f" of optimizers[{change.optimizer}]"
+            return (
+                f" From now on the learning rate{whose} is divided by its jump, {rates.jump:.3g}."
+            )
         if change.lr != 1:
             rates.factor *= change.lr
             return f" The learning rate stays at {rates.factor:g} of the schedule's."
         if change.clip is not None:
             self._standing.norm_limit = change.clip
+            self._standing.norm_limited = change.optimizer
             return f" Gradients are clipped to {change.clip:.3g} from now on."
         if change.fresh_moments or change.is_none or change.without:
             return ""  # what was done once has been done

@@ -36,7 +36,7 @@ class SecondTry:
             losses, norms = [math.nan], [math.nan]
         finally:
             restore_random_state(random)
-        if not gear.agree(case.is_bad(losses[0], norms[0])):
+        if not gear.agree(case.yardstick.is_bad(losses[0], norms[0], step.which)):
             self._standing.overflowed = step.number
 
     def succeeds(self, outcome: Outcome, number: int) -> bool:
@@ -47,9 +47,13 @@ class SecondTry:
             return False
         if gear.agree(step is None) or step is None:
             return False
-        case = gear.investigation([], [step], [], None, first_bad=number, limits=standing.limits)
-        if not case.can_replay([step]):
+        case = gear.investigation(
+            [], [step], [], None, first_bad=number, limits=standing.every_limit
+        )
+        if not case.can_replay([step]):  # or it uses gradients of earlier steps
             return False
+        if gear.agree(step.own_clip is not None and step.own_clip.max_norm is None):
+            return False  # its norm would be another one in any case
         random = random_state()
         try:
             losses, norms = replayer.measure([step])
@@ -58,11 +62,11 @@ class SecondTry:
         finally:
             restore_random_state(random)
         same = losses[0] == outcome.loss and norms[0] == outcome.norm
-        if gear.agree(same or case.is_bad(losses[0], norms[0])):
+        if gear.agree(same or case.yardstick.is_bad(losses[0], norms[0], step.which)):
             if is_narrow([step]) and not math.isfinite(losses[0] + norms[0]):
                 self._try_wide(step, case)
             return False
-        standing.streak.clear()
+        standing.end_streak()
         standing.flags[-1] = False
         standing.num_made_again += 1
         stale = number <= standing.stale_until  # made at a rate that is held down since
@@ -78,5 +82,6 @@ class SecondTry:
         gear.keeper.renew()
         gear.tape.drop_after(number - 1)
         standing.next_snapshot = number + 1
+        standing.goes_on_from_replay = True
         gear.take_snapshot(standing.number)  # the tape begins anew there
         return True

@@ -41,11 +41,26 @@ class MicroStep:
     """What its forward pass ran in."""
     dropped: bool | Tensor = False
     """Whether it was left out of its step."""
+    fresh: frozenset[int] | None = None
+    """With several optimizers, the numbers of those whose gradients were cleared before it. None
+    with one, whose gradients are those of its step alone."""
+
+
+@dataclass
+class OwnClip:
+    """What a loop does to gradients between its backward pass and the step; one for all steps."""
+
+    max_norm: float | None = None
+    """Joint norm that it clips them to; None if it does something that is not known."""
 
 
 @dataclass
 class TapeStep:
-    """One optimizer step, or what would have been one had it not been skipped."""
+    """One optimizer step, or what would have been one had it not been skipped.
+
+    With several optimizers, each `step()` of one of them. Such a step has no micro-steps of its own
+    if it uses the gradients that the one before it has left.
+    """
 
     number: int
     """The optimizer step."""
@@ -62,6 +77,10 @@ class TapeStep:
     """Whether a policy called it out of line."""
     norm_limit: float | None = None
     """Norm to which its gradients were clipped besides, since an earlier incident."""
+    which: int = 0
+    """The number of the optimizer that made it."""
+    own_clip: OwnClip | None = None
+    """What the loop did to its gradients by itself; None for nothing."""
     nbytes: int = field(default=0, init=False)
     """Memory that its batches and random states hold; the tape fills it in."""
 
@@ -73,6 +92,7 @@ class TapeStep:
         optimizer: Optimizer,
         *,
         divisor: float | Tensor,
+        which: int = 0,
     ) -> Self:
         """Return a step that is about to be made; what it does is not known yet.
 
@@ -81,6 +101,7 @@ class TapeStep:
             micro_steps: Its forward and backward passes.
             optimizer: With the settings that it is made with.
             divisor: What the sum of gradients is divided by.
+            which: The optimizer's number.
         """
         return cls(
             number=number,
@@ -91,6 +112,7 @@ class TapeStep:
             norm=math.nan,
             skipped=False,
             flagged=False,
+            which=which,
         )
 
 
