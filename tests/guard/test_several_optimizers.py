@@ -1,6 +1,7 @@
 """Loops in which several optimizers step: a body and a head, a generator and its critic."""
 
 import copy
+from statistics import fmean
 
 import pytest
 import torch
@@ -202,8 +203,9 @@ class TestReplays:
 
         assert loop.codes() == [("rollback", "TT603")]
         assert loop.guard.healthy
-        last = [[r.values["loss"] for r in each.trim.history][-2] for each in (loop, clean)]
-        assert last[0] == pytest.approx(last[1], rel=0.3)
+        # How many steps are lost depends on when the snapshots were taken.
+        last = [[r.values["loss"] for r in each.trim.history][-2:-42:-2] for each in (loop, clean)]
+        assert fmean(last[0]) == pytest.approx(fmean(last[1]), rel=0.3)
 
 
 def corrupt(loop):
