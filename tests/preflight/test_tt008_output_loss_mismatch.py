@@ -337,3 +337,24 @@ def test_is_silent_on_targets_within_reach(judge, classes):
         )
         == []
     )
+
+
+def test_fires_on_relu_before_logits_loss(judge, shown, classes):
+    model, (x, y) = ending(nn.ReLU()), classes
+
+    (finding,) = judge(
+        OutputLossMismatch(),
+        model,
+        torch.optim.Adam(model.parameters()),
+        nn.BCEWithLogitsLoss(),
+        (x, functional.one_hot(y, 3).float()),
+    )
+
+    assert shown(finding) == [
+        "warning, slow_convergence: TT008 output-loss-mismatch: the output has passed a relu "
+        "before binary cross-entropy with logits",
+        "last operation relu, normal logits",
+        "A logit below 0 says no. After a relu the prediction is never below 0.5, and where it is "
+        "0.5 no gradient comes back.",
+        "return the logits: remove the relu after the last layer",
+    ]

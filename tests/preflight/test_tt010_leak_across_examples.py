@@ -1,5 +1,6 @@
 """Examples that see each other."""
 
+import pytest
 import torch
 from torch import nn
 
@@ -163,3 +164,26 @@ def test_is_silent_on_outputs_for_pairs(judge, classes):
         )
         == []
     )
+
+
+class Graph(nn.Module):
+    """A graph convolution over the edges that it holds."""
+
+    def __init__(self, nodes):
+        super().__init__()
+        edges = torch.ones(nodes, nodes) / nodes
+        self.register_buffer("edges", edges)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.edges[: len(x), : len(x)] @ self.head(x)
+
+
+@pytest.mark.parametrize(("nodes", "codes"), [(32, []), (33, ["TT010"])])
+def test_is_silent_on_the_nodes_of_a_graph_that_the_model_holds(judge, classes, nodes, codes):
+    model = Graph(nodes)
+    optimizer = torch.optim.Adam(model.parameters())
+
+    found = judge(LeakAcrossExamples(), model, optimizer, nn.CrossEntropyLoss(), classes)
+
+    assert [f.code for f in found] == codes

@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from trimtab.findings import Severity
 from trimtab.preflight.tt023_unreached_parameters import UnreachedParameters
 
 
@@ -105,3 +106,35 @@ def test_is_silent_on_frozen_layers(judge, classes):
         )
         == []
     )
+
+
+class Unrecorded(nn.Module):
+    """Its first layer works under `no_grad`."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.head = nn.Linear(8, 16), nn.Linear(16, 3)
+
+    def forward(self, x):
+        with torch.no_grad():
+            x = self.first(x).relu()
+        return self.head(x)
+
+
+def test_fires_on_a_layer_to_be_trained_that_is_called_without_recording(judge, classes):
+    model = Unrecorded()
+    optimizer = torch.optim.Adam(model.parameters())
+
+    (finding,) = judge(UnreachedParameters(), model, optimizer, nn.CrossEntropyLoss(), classes)
+
+    assert finding.severity is Severity.WARNING
+    assert (finding.site, finding.also) == ("first.weight", ("first.bias",))
+
+
+def test_advises_on_one_that_no_optimizer_holds(judge, classes):
+    model = Unrecorded()
+    optimizer = torch.optim.Adam(model.head.parameters())
+
+    (finding,) = judge(UnreachedParameters(), model, optimizer, nn.CrossEntropyLoss(), classes)
+
+    assert finding.severity is Severity.ADVICE

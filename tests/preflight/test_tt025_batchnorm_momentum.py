@@ -22,10 +22,16 @@ def test_fires_on_statistics_that_never_move(judge, shown, classes):
         "warning, silent_config_error: TT025 batchnorm-momentum at 1: 1 BatchNorm modules have a "
         "momentum of 0",
         "momentum 0, normal about 0.1",
-        "The running statistics that evaluation uses never move from where they began.",
+        "The running statistics that evaluation uses hardly move from where they began.",
         "leave momentum at PyTorch's default of 0.1: it is the share of the new batch, not the "
         "share that is kept",
     ]
+
+
+def test_fires_on_the_share_that_other_libraries_keep(judge, classes):
+    (finding,) = found(judge, classes, 1 - 0.9999)
+
+    assert "hardly move" in finding.cause
 
 
 @pytest.mark.parametrize("momentum", [0.9, 0.99, 1.0])

@@ -26,6 +26,8 @@ class FirstPass:
     error: Exception | None = None
     records: list[Record] = field(default_factory=list)
     """Leaf modules in the order of their calls."""
+    unrecorded: dict[str, nn.Module] = field(default_factory=dict)
+    """Leaf modules that were called under `torch.no_grad()`, by name."""
     calls: list[LossCall] = field(default_factory=list)
     output: Tensor | None = None
     outputs: tuple[Tensor, ...] = ()
@@ -55,7 +57,7 @@ def run_first_pass(
     """Run forward and backward once, and keep what an error leaves."""
     found = FirstPass()
     inner = LossListener()
-    with recording(model) as found.records, torch.enable_grad(), autocast():
+    with recording(model, found.unrecorded) as found.records, torch.enable_grad(), autocast():
         try:
             with inner:
                 returned = call(model, batch.inputs)

@@ -58,8 +58,15 @@ class Record:
 
 
 @contextmanager
-def recording(model: nn.Module) -> Iterator[list[Record]]:
-    """Record every leaf module's first call inside; gradients follow in the backward pass."""
+def recording(
+    model: nn.Module, unrecorded: dict[str, nn.Module] | None = None
+) -> Iterator[list[Record]]:
+    """Record every leaf module's first call inside; gradients follow in the backward pass.
+
+    Args:
+        model: That is called inside.
+        unrecorded: Takes in those that were called under `torch.no_grad()`, by name.
+    """
     records: list[Record] = []
     seen: dict[nn.Module, Record] = {}
 
@@ -68,6 +75,8 @@ def recording(model: nn.Module) -> Iterator[list[Record]]:
             seen[module].calls += 1
             return
         made = _floating(result)
+        if not torch.is_grad_enabled() and unrecorded is not None:
+            unrecorded[names[module]] = module
         if made is None or not torch.is_grad_enabled():
             return
         given = _floating((args, kwargs))

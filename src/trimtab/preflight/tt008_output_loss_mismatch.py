@@ -150,6 +150,15 @@ def _double_softmax(num_classes: int) -> float:
 
 def _bce_with_logits(call: LossCall) -> _Mismatch | None:
     operation = _operation(call.input)
+    if operation == "Relu":
+        return _Mismatch(
+            "the output has passed a relu before binary cross-entropy with logits",
+            Evidence(name="last operation", value="relu", normal="logits"),
+            "A logit below 0 says no. After a relu the prediction is never below 0.5, and where it "
+            "is 0.5 no gradient comes back.",
+            "return the logits: remove the relu after the last layer",
+            Severity.WARNING,
+        )
     if operation not in {"Sigmoid", "Softmax"}:
         return None
     what = operation.lower()

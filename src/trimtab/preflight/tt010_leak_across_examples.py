@@ -28,7 +28,7 @@ class LeakAcrossExamples(LiveRule):
     time looks back only.
 
     Silent on: BatchNorm that uses the batch by design, outputs for pairs of examples as in
-    contrastive learning, models that take a graph.
+    contrastive learning, models that take a graph or hold one as a buffer.
 
     Fix: keep the batch dimension apart in `view`, `softmax(dim=-1)`, `batch_first=True`.
 
@@ -94,11 +94,12 @@ def _is_exempt(subject: Subject) -> bool:
     for module in subject.model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
             return True
+    size = subject.batch.size
+    if any(b.ndim == 2 and b.shape[0] == b.shape[1] == size for b in subject.model.buffers()):
+        return True  # the edges of one graph, whose nodes are the batch
     tensors = list(find_tensors(subject.batch.inputs))
     edges = [t for t in tensors if t.ndim == 2 and t.shape[0] == 2 and not t.is_floating_point()]
-    square = [
-        t for t in tensors[1:] if t.ndim == 2 and t.shape[0] == t.shape[1] == subject.batch.size
-    ]
+    square = [t for t in tensors[1:] if t.ndim == 2 and t.shape[0] == t.shape[1] == size]
     return len(tensors) > 1 and bool(edges or square)
 
 

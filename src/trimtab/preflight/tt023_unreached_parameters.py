@@ -86,8 +86,19 @@ findings = trimtab.preflight(model, optimizer, nn.CrossEntropyLoss(), (x, y)).fi
         )
 
     def _cut(self, subject: Subject, unreached: set[str]) -> list[str]:
-        """Return the unreached parameters that were used before the first one that was reached."""
-        early: list[str] = []
+        """Return the unreached parameters that were used before the first one that was reached.
+
+        Without recording, as in a teacher or a target network, only those that an optimizer is to
+        train count.
+        """
+        trained = set(map(id, subject.held))
+        early = [
+            f"{name}.{n}".lstrip(".")
+            for name, module in subject.passed.unrecorded.items()
+            for n, p in module.named_parameters()
+            if id(p) in trained
+        ]
+        early = [n for n in early if n in unreached]
         for record in subject.passed.records:
             own = [f"{record.name}.{n}".lstrip(".") for n, _ in record.module.named_parameters()]
             trainable = [n for n in own if n in subject.trainable]

@@ -47,7 +47,8 @@ findings = trimtab.preflight(model, optimizer, nn.CrossEntropyLoss(), (x, y)).fi
 """
 
     lowest: float = 1e-4
-    """Smallest momentum at which statistics follow the data within a run."""
+    """Momentum up to which statistics do not follow the data within a run of thousands of steps;
+    this one is TensorFlow's 0.9999, taken over as the share of the new batch."""
     highest: float = 0.9
     """Largest momentum at which they are more than those of the last batch; 0.9 itself is often
     meant as the share that is kept."""
@@ -64,19 +65,19 @@ findings = trimtab.preflight(model, optimizer, nn.CrossEntropyLoss(), (x, y)).fi
         found = [
             (name, float(m.momentum))
             for name, m in norms
-            if m.momentum is not None and not self.lowest <= m.momentum < self.highest
+            if m.momentum is not None and not self.lowest < m.momentum < self.highest
         ]
         if not found:
             return
         site, momentum = found[0]
-        never = momentum < self.lowest
+        never = momentum <= self.lowest
         yield self.finding(
             what=f"{len(found)} BatchNorm modules have a momentum of {momentum:g}",
             site=site,
             also=tuple(name for name, _ in found[1:]),
             evidence=(Evidence(name="momentum", value=momentum, normal="about 0.1"),),
             cause="The running statistics that evaluation uses "
-            + ("never move from where they began." if never else "are those of the last batch."),
+            + ("hardly move from where they began." if never else "are those of the last batch."),
             fix="leave momentum at PyTorch's default of 0.1: it is the share of the new batch, not "
             "the share that is kept",
         )
