@@ -81,3 +81,10 @@ def test_a_trial_that_is_no_better_gives_no_hope():
     assert not Goal(len).is_hopeful(0.0, 0.0)
     assert Goal().is_hopeful(0.05, 0.0)
     assert not Goal().is_hopeful(0.01, 0.0)
+
+
+def test_what_is_missing_to_the_target():
+    assert Goal(len, 0.5, higher_is_better=True).gap(0.2) == pytest.approx(0.3)
+    assert Goal(len, 0.5, higher_is_better=False).gap(-0.8) == pytest.approx(0.3)
+    assert Goal(len, 0.5, higher_is_better=False).gap(-0.4) < 0
+    assert math.isnan(Goal().gap(0.5))

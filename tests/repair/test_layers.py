@@ -134,3 +134,12 @@ def test_weights_in_float32_take_inputs_of_fewer_bits(make_setup, dtype):
     ]
     assert setup.model(torch.ones(2, 4, dtype=dtype)).dtype is torch.float32
     assert once(setup, "use_float32") == []
+
+
+def test_fresh_weights_of_a_recurrent_net_carry_its_state(make_setup):
+    sequences = [(torch.randn(4, 9, 2), torch.randn(4, 9, 8))]
+    setup = make_setup(model=lambda: nn.LSTM(2, 8, batch_first=True), batches=sequences)
+    edits = apply(setup, [Order(action="reinitialise")], sequences)
+    assert [e.what for e in edits] == ["weights of recurrent layers", "initial weights"]
+    assert edits[0].after.endswith("gates that keep a state for up to 9 steps")
+    assert setup.model.bias_ih_l0.detach()[8:16].max() > 0.5

@@ -8,7 +8,15 @@ from trimtab.diagnosis import Outcome
 from trimtab.findings import Evidence, Finding, Fix, Severity, Symptom
 from trimtab.repair._apply import REMEDIES
 from trimtab.repair._first import First
-from trimtab.repair._plans import BY_CODE, candidates, direct, name_of, orders_of
+from trimtab.repair._plans import (
+    BY_CODE,
+    at_another_pace,
+    candidates,
+    direct,
+    name_of,
+    orders_of,
+    with_gates,
+)
 from trimtab.repair._remedy import Order
 from trimtab.repair._suspects import boost, recipe
 
@@ -151,3 +159,55 @@ def test_another_loss_is_tried_only_where_the_loss_is_the_place(first):
 def test_weights_without_any_gradient_ask_for_another_loss(first):
     still = finding("TT408", remedy=Fix(action="check_optimizer"))
     assert names([orders_of(still, first)]) == ["fit_output, repoint_optimizer"]
+
+
+def test_gates_come_first_for_a_recurrent_net_that_has_been_trained_in_vain(make_setup):
+    setup = make_setup(model=lambda: nn.GRU(4, 8))
+    first = First(setup, outcome=Outcome(None, None, None, (1.0, 1.0)))
+    gates = "gate_recurrence, use_adamw(lr=0.01), warm_up(steps=10), clip_gradients(max_norm=1)"
+    base = (Order(action="unfreeze"),)
+    assert names(candidates(first, [], base))[0] == f"unfreeze, {gates}"
+    assert gates in names(candidates(first, [], ()))[:2]
+    assert name_of(with_gates(first, base)) == f"unfreeze, {gates}"
+    first.adversary = True
+    assert not any("gate" in name for name in names(candidates(first, [], base)))
+
+
+def test_what_was_hot_before_is_not_after_it_was_mended(first):
+    first.outcome = Outcome(None, None, None, (1.0, math.nan))
+    base = (Order(action="reinitialise"),)
+    assert "reinitialise, scale_learning_rate(factor=10)" not in names(candidates(first, [], base))
+    calm = Outcome(None, None, None, (1.0, 0.5))
+    assert "reinitialise, scale_learning_rate(factor=10)" in names(
+        candidates(first, [], base, calm)
+    )
+
+
+def test_another_pace(first):
+    def at(*orders, faster=True):
+        return name_of(at_another_pace(first, orders, faster=faster))
+
+    plain = Order(action="reinitialise")
+    assert at(plain) == "reinitialise, scale_learning_rate(factor=3)"
+    assert at(plain, faster=False) == "reinitialise, scale_learning_rate(factor=0.33)"
+    assert at(Order(action="use_adamw", args={"lr": 3e-3})) == "use_adamw(lr=0.009)"
+    assert at(Order(action="use_adamw", args={"lr": 3e-3}), faster=False) == "use_adamw(lr=0.001)"
+    hot = Order(action="scale_learning_rate", args={"factor": 0.1})
+    assert at(hot) == at(hot, faster=False) == "scale_learning_rate(factor=0.033)"
+    cold = Order(action="scale_learning_rate", args={"factor": 10.0})
+    assert at(cold) == "scale_learning_rate(factor=30)"
+
+
+def test_what_the_data_show_needs_no_trial(first):
+    first.sample = [(torch.randn(8, 4), torch.tensor([[1.0, 3000.0, 2.0]] * 8))]
+    assert direct(first) == ()
+    targets = Evidence(name="RMS of the targets", value=1e4, normal="<= 100")
+    far = finding("TT007", evidence=(targets,))
+    first.findings = [far]
+    assert name_of(direct(first)) == "scale_rewards"
+    assert names([orders_of(far, first)]) == ["scale_rewards"]
+    both = names(candidates(first, [], (Order(action="scale_rewards"),)))
+    assert not any("scale_targets" in name for name in both)
+    first.findings = []
+    first.sample = [(torch.full((4, 8), int(i >= 25)), torch.ones(4)) for i in range(40)]
+    assert name_of(direct(first)) == "repeat_early"

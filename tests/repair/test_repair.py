@@ -5,8 +5,17 @@ import pytest
 import torch
 from torch import nn
 
+from trimtab.diagnosis import Outcome
 from trimtab.errors import ConfigError
 from trimtab.repair import Scaled, TrainingSetup, repair
+from trimtab.repair._apply import apply
+from trimtab.repair._first import First
+from trimtab.repair._goal import Goal
+from trimtab.repair._plans import name_of
+from trimtab.repair._remedy import Order
+from trimtab.repair._repair import _Repair
+from trimtab.repair._run import Run
+from trimtab.repair._tried import Tried
 
 
 def weights(setup):
@@ -61,7 +70,7 @@ def test_a_loop_body_is_replaced_and_the_lines_are_said(make_build, train):
     assert "gradients were not cleared between steps (zero_grad)" in result.advice[0]
     plain = train(make_build(optimizer=sgd(0.1))(0), 120)
     assert all(map(torch.equal, weights(result.setup), weights(plain)))
-    assert result.extra == pytest.approx(100 / 120)
+    assert result.extra == pytest.approx(50 / 120)
 
 
 def test_the_target_decides(make_build, task):
@@ -152,3 +161,73 @@ def test_arguments_are_checked(make_build):
 
 def test_a_setup_is_what_build_returns(make_build):
     assert isinstance(make_build()(0), TrainingSetup)
+
+
+def test_a_run_that_cannot_arrive_any_more_is_broken_off(make_build):
+    build = make_build(optimizer=sgd(1e-3))
+    fresh = weights(build(0))
+
+    def stuck(model):  # half of the way at once, and not a step further
+        return 1.0 if all(map(torch.equal, model.state_dict().values(), fresh)) else 0.5
+
+    result = repair(build, steps=100, metric=stuck, target=0.0, higher_is_better=False)
+
+    assert not result.repaired
+    lengths = [attempt.steps for attempt in result.attempts[1:]]
+    assert set(lengths) == {20, 60}
+    assert len(lengths) == len({attempt.name for attempt in result.attempts[1:]}) + lengths.count(
+        60
+    )
+
+
+def test_plans_that_change_nothing_more_are_not_tried(make_build, task):
+    result = repair(make_build(), steps=60, metric=lambda model: 0.0, target=1.0)
+    names = [attempt.name for attempt in result.attempts]
+    assert not any("usual_loss" in name for name in names)  # it is the usual one
+    assert len(names) > 5
+
+
+def tried_of(build, *actions, steps=5):
+    plan = [Order(action=action, args=args) for action, args in actions]
+    setup = build(0)
+    tried = Tried(tuple(plan), Run(setup, 0), apply(setup, plan))
+    tried.run.go(steps)
+    return tried
+
+
+@pytest.mark.parametrize(
+    ("value", "gaps", "factor"),
+    [
+        (-0.05, [0.3, 0.2, 0.05], "3"),
+        (-0.05, [0.3, 0.06, 0.05], "0.33"),
+        (-0.4, [0.4, 0.4, 0.4], None),
+    ],
+)
+def test_a_plan_that_all_but_arrived_goes_on_at_another_pace(make_build, value, gaps, factor):
+    build = make_build()
+    goal = Goal(lambda model: 0.0, 0.0, higher_is_better=False)
+    repairing = _Repair(build, 50, 0, goal, 3.0)
+    repairing.start = -1.0
+    best = tried_of(build, ("use_float32", {}), steps=50)
+    best.value, best.gaps, best.outcome = value, gaps, best.run.outcome()
+    plan = repairing._promising(First(build(0)), best, -1.0)
+    expected = f"use_float32, scale_learning_rate(factor={factor})" if factor else ""
+    assert name_of(plan) == expected
+    repairing.done.add(expected)
+    assert repairing._promising(First(build(0)), best, -1.0) == ()
+    best.outcome = Outcome(None, None, None, ())  # a ruin that came back
+    repairing.done.clear()
+    assert repairing._promising(First(build(0)), best, -1.0) == ()
+
+
+def test_a_recurrent_net_gets_gates_without_a_trial(make_build):
+    build = make_build(model=lambda: nn.Sequential(nn.GRUCell(4, 8), nn.Linear(8, 1)))
+    repairing = _Repair(build, 50, 0, Goal(), 3.0)
+    best = tried_of(build, ("unfreeze", {}))
+    best.value = 0.2
+    plan = repairing._promising(First(build(0)), best, 0.1)
+    assert name_of(plan).startswith("unfreeze, gate_recurrence, use_adamw(lr=0.01)")
+    best.value = 0.0  # it was of no use
+    assert name_of(repairing._promising(First(build(0)), best, 0.1)).startswith("gate_recurrence")
+    repairing.spent = repairing.budget
+    assert repairing._promising(First(build(0)), best, 0.1) == ()

@@ -7,7 +7,15 @@ from torch import nn
 from trimtab.diagnosis import Outcome
 from trimtab.repair._apply import apply
 from trimtab.repair._first import First
-from trimtab.repair._suspects import best_rate, is_hot, odd_data, odd_settings, recipe
+from trimtab.repair._suspects import (
+    best_rate,
+    has_rewards,
+    is_hot,
+    odd_data,
+    odd_settings,
+    other_rates,
+    recipe,
+)
 
 
 def first_of(setup, **fields):
@@ -79,10 +87,22 @@ def test_best_rate_is_the_one_before_the_lowest_loss(make_setup):
 
 
 @pytest.mark.parametrize("losses", [(1.0, math.nan), (1.0,)])
-def test_a_run_is_hot_if_it_broke_or_made_large_steps(make_setup, losses):
-    first = First(make_setup(), outcome=Outcome(None, None, None, losses))
-    assert is_hot(first, set()) == (len(losses) > 1)
-    assert is_hot(first, {"TT401"})
+def test_a_run_is_hot_if_it_broke_or_made_large_steps(losses):
+    outcome = Outcome(None, None, None, losses)
+    assert is_hot(outcome, set()) == (len(losses) > 1)
+    assert is_hot(outcome, {"TT401"})
+
+
+def test_rates_around_one_that_helped():
+    assert [plan[0].args["lr"] for plan in other_rates(3e-3)] == [0.01, 0.001]
+
+
+def test_huge_rewards_are_scaled_where_targets_have_other_fields(make_setup):
+    rewards = [(torch.randn(8, 4), torch.tensor([[1.0, 3000.0, 2.0]] * 8))]
+    first = first_of(make_setup(), sample=rewards)
+    assert has_rewards(first)
+    assert actions(odd_data(first))[0] == "scale_rewards"
+    assert not has_rewards(first_of(make_setup(), sample=[(rewards[0][0], torch.ones(8, 3))]))
 
 
 def test_the_recipe_trains_a_deep_net_of_sigmoids(make_setup, task, train):

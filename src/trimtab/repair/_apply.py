@@ -16,6 +16,7 @@ from trimtab.repair._data import (
     shuffle_batches,
 )
 from trimtab.repair._edit import Edit
+from trimtab.repair._graph import keep_graph
 from trimtab.repair._layers import (
     insert_norms,
     register_modules,
@@ -53,7 +54,10 @@ from trimtab.repair._rates import (
     set_learning_rate,
     warm_up,
 )
+from trimtab.repair._recurrent import gate_recurrence
 from trimtab.repair._remedy import Order, Remedy
+from trimtab.repair._rewards import scale_rewards
+from trimtab.repair._shift import repeat_early
 
 REMEDIES: Final[Mapping[str, Remedy]] = {
     "align_batches": align_batches,
@@ -66,10 +70,12 @@ REMEDIES: Final[Mapping[str, Remedy]] = {
     "drop_schedule": drop_schedule,
     "filter_nonfinite": filter_nonfinite,
     "fit_output": fit_output,
+    "gate_recurrence": gate_recurrence,
     "initialise": reinitialise,
     "insert_norms": insert_norms,
     "join_batches": join_batches,
     "keep_float32_master": use_float32,
+    "keep_graph": keep_graph,
     "match_shapes": match_shapes,
     "mean_loss": mean_loss,
     "negate_loss": plain_loop,
@@ -78,9 +84,11 @@ REMEDIES: Final[Mapping[str, Remedy]] = {
     "register_modules": register_modules,
     "reinitialise": reinitialise,
     "replace_activation": replace_activation,
+    "repeat_early": repeat_early,
     "repoint_optimizer": repoint_optimizer,
     "rescale_labels": rescale_labels,
     "scale_learning_rate": scale_learning_rate,
+    "scale_rewards": scale_rewards,
     "scale_targets": scale_targets,
     "set_batchnorm_momentum": set_batchnorm_momentum,
     "set_beta2": set_beta2,

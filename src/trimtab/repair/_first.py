@@ -71,9 +71,10 @@ class FirstRun:
     def __init__(
         self, build: Callable[[int], TrainingSetup], *, steps: int, look: int, seed: int, goal: Goal
     ) -> None:
-        self.steps, self.look, self.seed, self.goal = steps, look, seed, goal
+        self.build, self.steps, self.look = build, steps, look
+        self.seed, self.goal = seed, goal
         self.first = First(built(build, seed))
-        self.spare: Final = job_of(built(build, seed))
+        self.spare = job_of(built(build, seed))
         self.job: Final = job_of(self.first.setup)
         self.chosen: Final = Selection()
         self.judge: Final = Judge(
@@ -81,7 +82,8 @@ class FirstRun:
         )
         self.watched: Final = Watched(self.job, judge=self.judge, traced=True)
         self.batches: Final = Batches(self.first.setup.batches)
-        self.state: Final = _state_of(self.spare)
+        self.state = _state_of(self.spare)
+        self._examined = False
         self._before: list[Finding] | None = None
 
     def run(self) -> First:
@@ -92,7 +94,8 @@ class FirstRun:
         first = self.first
         first.steps = len(log.losses)
         first.complete = first.steps == self.steps
-        if first.complete or log.error is not None or first.steps != self.look:
+        looked = first.steps in {self.look // 2, self.look}
+        if first.complete or log.error is not None or not looked:
             self._examine()
             first.good = self._is_good()
         first.sample = self.batches.kept
@@ -108,12 +111,16 @@ class FirstRun:
 
     def _pairs(self) -> Iterator[Pair]:
         for i, pair in enumerate(self.batches.take(self.steps)):
-            if i == self.look and self._is_lost():
+            if i in {self.look // 2, self.look} and i > 0 and self._is_lost(early=i < self.look):
                 return
             yield pair
 
-    def _is_lost(self) -> bool:
-        """Tell whether there is no use in going on."""
+    def _is_lost(self, *, early: bool) -> bool:
+        """Tell whether there is no use in going on.
+
+        Args:
+            early: Whether there was little time to learn: that nothing was learned says little.
+        """
         log = self.watched.log
         adversary = log.adversary
         with seeded(self.seed):
@@ -121,6 +128,8 @@ class FirstRun:
             log.adversary = adversary  # what examines makes steps with optimizers of its own
             if self.goal.reached(self.first.metric):
                 return False
+            if early:
+                return has_cause(self.first.findings, self.first.outcome, log)
             return is_certain(self.first.findings, self.first.outcome, log)
 
     def _is_good(self) -> bool:
@@ -135,6 +144,10 @@ class FirstRun:
     def _examine(self) -> None:
         """Measure outcome and metric of the present state, and collect what was found."""
         first, log = self.first, self.watched.log
+        if self._examined:  # a loss may count its calls where no state of it can be put back
+            self.spare = job_of(built(self.build, self.seed))
+            self.state = _state_of(self.spare)
+        self._examined = True
         first.outcome = self._outcome(log)
         first.metric = self.goal.measure(self._now())
         self.state.restore()
@@ -207,11 +220,22 @@ def is_certain(findings: Sequence[Finding], outcome: Outcome, log: Log) -> bool:
         outcome: So far.
         log: Of the run.
     """
+    return has_cause(findings, outcome, log) or (
+        outcome.learned_nothing and any(f.code not in VAGUE for f in findings)
+    )
+
+
+def has_cause(findings: Sequence[Finding], outcome: Outcome, log: Log) -> bool:
+    """Tell whether a run is ruined, or a cause of its failure is known.
+
+    Args:
+        findings: So far.
+        outcome: So far.
+        log: Of the run.
+    """
     if log.error is not None or outcome.broken or outcome.worse:
         return True
-    if any(is_cause(f, findings) for f in findings):
-        return True
-    return outcome.learned_nothing and any(f.code not in VAGUE for f in findings)
+    return any(is_cause(f, findings) for f in findings)
 
 
 def _has_parts(log: Log) -> bool:

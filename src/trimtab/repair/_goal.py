@@ -81,6 +81,16 @@ class Goal:
             return False
         return metric >= self.target if self.higher_is_better else metric <= self.target
 
+    def gap(self, value: float) -> float:
+        """Return how much is missing to the target; not positive if it is reached.
+
+        Args:
+            value: As `value` returns it.
+        """
+        if self.target is None:
+            return math.nan
+        return (self.target if self.higher_is_better else -self.target) - value
+
     def is_convincing(self, value: float, base: float, *, again: bool = False) -> bool:
         """Tell whether a short trial is so good that no other need be tried.
 

@@ -11,6 +11,7 @@ from trimtab.diagnosis._trials import weaken_dropout
 from trimtab.engine import TrainingSetup
 from trimtab.repair._edit import Edit
 from trimtab.repair._optimizers import adopt
+from trimtab.repair._recurrent import lengths_of, remember
 from trimtab.repair._remedy import Order
 
 ACTIVATIONS: Final[dict[str, type[nn.Module]]] = {
@@ -24,17 +25,19 @@ REPLACED: Final = (*BOUNDED, nn.ReLU, nn.ReLU6, nn.ELU, nn.LeakyReLU)
 _NORMS: Final = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
 
 
-def reinitialise(setup: TrainingSetup, _order: Order) -> list[Edit]:
+def reinitialise(setup: TrainingSetup, order: Order) -> list[Edit]:
     """Draw fresh initial weights, each layer by the activation that follows it."""
+    length = max(lengths_of(setup.model, order.sample), default=0)
     draw_anew(setup.model)
     return [
+        *remember(setup.model, length),
         Edit(
             what="initial weights",
             before="as built",
             after="drawn by trimtab.init.auto_",
             advice="call trimtab.init.auto_(model) after building it, and leave out the "
             "initialisation of your own",
-        )
+        ),
     ]
 
 

@@ -3,19 +3,25 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from trimtab.diagnosis import Outcome
 from trimtab.diagnosis._weighing import is_cause
 from trimtab.findings import Finding, Fix
 from trimtab.repair._apply import REMEDIES
 from trimtab.repair._first import First
+from trimtab.repair._recurrent import is_recurrent
 from trimtab.repair._remedy import Order
+from trimtab.repair._shift import shifts_for_good
 from trimtab.repair._suspects import (
     afresh,
     best_rate,
     boost,
     clipped,
+    gated,
+    has_rewards,
     is_hot,
     odd_data,
     odd_settings,
+    other_rates,
     rates,
     recipe,
     scaled,
@@ -38,6 +44,7 @@ BY_CODE: Final[Mapping[str, tuple[str, ...]]] = {
     "TT017": ("warm_up",),
     "TT021": ("set_learning_rate",),
     "TT022": ("reinitialise",),
+    "TT023": ("keep_graph",),
     "TT025": ("set_batchnorm_momentum",),
     "TT404": ("plain_loop", "use_float32"),
     "TT409": ("use_float32",),
@@ -90,7 +97,10 @@ def direct(first: First) -> Plan:
         first: The run as it was.
     """
     causes = [f for f in first.findings if is_cause(f, first.findings) and f.code not in GUESSES]
-    return _joined((order for f in causes for order in orders_of(f, first)), first)
+    seen = [Order(action="repeat_early")] if shifts_for_good(first.sample) else []
+    if has_rewards(first) and any(f.code == "TT007" for f in first.findings):
+        seen.append(Order(action="scale_rewards"))
+    return _joined([*seen, *(order for f in causes for order in orders_of(f, first))], first)
 
 
 def orders_of(finding: Finding, first: First) -> list[Order]:
@@ -127,7 +137,8 @@ def orders_of(finding: Finding, first: First) -> list[Order]:
 def _of_first_loss(finding: Finding, first: First) -> list[Order]:
     name = finding.evidence[0].name if finding.evidence else ""
     if "targets" in name and "output" not in name:
-        return [_order("scale_targets", finding)]
+        rewards = has_rewards(first)
+        return [_order("scale_rewards" if rewards else "scale_targets", finding)]
     if first.outcome.broken or first.outcome.worse:  # it is more than the last layer
         return [_order("reinitialise", finding)]
     return [_order("shrink_head", finding)]
@@ -141,17 +152,20 @@ def _of_schedule(finding: Finding, first: First) -> list[Order]:
     return [_order("drop_schedule", finding)]
 
 
-def candidates(first: First, found: Sequence[Finding], base: Plan) -> list[Plan]:
+def candidates(
+    first: First, found: Sequence[Finding], base: Plan, now: Outcome | None = None
+) -> list[Plan]:
     """Return plans to be tried, the likeliest first.
 
     Args:
         first: The run as it was.
         found: What is wrong now, with what follows from it.
         base: Remedies that every plan begins with.
+        now: How the run with those went; None if there was none.
     """
     effects = [c for f in found for c in _flat(f.consequences)]
     everything = [*found, *effects]
-    hot = is_hot(first, {f.code for f in everything})
+    hot = is_hot(first.outcome, {f.code for f in everything}) if now is None else is_hot(now, set())
     plans = [orders_of(f, first) for f in found if f.code not in GUESSES]
     plans += [*odd_settings(first), *odd_data(first)]
     likely = len(plans)
@@ -159,7 +173,8 @@ def candidates(first: First, found: Sequence[Finding], base: Plan) -> list[Plan]
     if factor is None:
         plans += rates(everything, hot=hot)
     else:  # it has helped: go on from there
-        plans += [[scaled(factor * more)] for more in ((0.1, 3.0) if hot else (10.0, 0.3))]
+        around = (0.1, 3.0) if hot else (0.3, 10.0) if factor < 1 else (10.0, 0.3)
+        plans += [[scaled(factor * more)] for more in around]
     rated = len(plans)
     plans += [orders_of(f, first) for f in effects if f.code not in GUESSES]
     plans += [
@@ -171,13 +186,51 @@ def candidates(first: First, found: Sequence[Finding], base: Plan) -> list[Plan]
         plans.append([Order(action="align_batches")])
     if not first.adversary:
         place = likely if base else rated
-        fast = [boost(1e-2)] if any(order.action == "use_adamw" for order in base) else []
-        plans[place:place] = [*fast, boost(), recipe(), afresh()]
+        used = [float(o.args["lr"]) for o in base if o.action == "use_adamw"]
+        around_it = other_rates(used[0]) if used else []
+        plans[place:place] = [*around_it, boost(), recipe(), afresh(), boost(1e-2)]
+        if is_recurrent(first.setup.model):
+            place = 0 if base and not used else likely
+            plans.insert(place, gated())
     joined = [_joined([*base, *plan], first) for plan in plans]
     different: dict[str, Plan] = {name_of(base): ()}
     for plan in joined:
         different.setdefault(name_of(plan), plan)
     return [plan for plan in different.values() if plan]
+
+
+def at_another_pace(first: First, plan: Plan, *, faster: bool) -> Plan:
+    """Return a plan that all but reached its goal with a rate three times as high, or as low.
+
+    Args:
+        first: The run as it was.
+        plan: What was changed.
+        faster: Whether it was still learning when it ended; a rate that was too high at first is
+            made lower all the same.
+    """
+    times = 3.0 if faster else 1 / 3
+    for order in plan:
+        if order.action == "use_adamw":
+            other = {"lr": _rounded(float(order.args["lr"]) * times)}
+            return _joined([*plan, Order(action="use_adamw", args=other)], first)
+        if order.action == "scale_learning_rate":
+            factor = float(order.args["factor"])
+            times = factor * (times if factor > 1 else 1 / 3)
+    return _joined([*plan, scaled(_rounded(times))], first)
+
+
+def with_gates(first: First, plan: Plan) -> Plan:
+    """Return a plan with gates that remember, and an optimizer that suits them.
+
+    Args:
+        first: The run as it was.
+        plan: What was changed.
+    """
+    return _joined([*plan, *gated()], first)
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.2g}")
 
 
 def name_of(plan: Plan) -> str:
@@ -205,6 +258,8 @@ def _joined(orders: Iterable[Order], first: First) -> Plan:
         if order.action == "plain_loop" and first.adversary:
             continue
         last[order.action] = order
+    if "scale_rewards" in last:  # the targets are fields of which a loss makes others
+        last.pop("scale_targets", None)
     return tuple(sorted(last.values(), key=_phase))
 
 

@@ -11,15 +11,17 @@ from trimtab.engine import TrainingSetup
 from trimtab.errors import ConfigError
 from trimtab.findings import Finding
 from trimtab.repair._apply import apply
-from trimtab.repair._edit import Edit
 from trimtab.repair._first import First, FirstRun, built
 from trimtab.repair._goal import Goal, Metric
-from trimtab.repair._plans import Plan, candidates, direct, name_of
+from trimtab.repair._pace import CHECKS, NEAR, is_falling, is_lost
+from trimtab.repair._plans import Plan, at_another_pace, candidates, direct, name_of, with_gates
+from trimtab.repair._recurrent import is_recurrent
 from trimtab.repair._result import Attempt, RepairResult
 from trimtab.repair._run import Run
+from trimtab.repair._tried import Tried
 
 LOOK: Final = 100
-"""Calls after which a run is examined, as those of a trial of `diagnose`."""
+"""Calls after which a run is examined, as those of a trial of `diagnose`; once more after half."""
 
 TRIAL: Final = 0.2
 """Length of a trial as a share of a whole run."""
@@ -36,6 +38,14 @@ SHORT: Final = 0.5
 MAX_HOPELESS: Final = 6
 """Plans that are tried while none of them is any better."""
 
+LEARNED_SOME: Final = 0.1
+"""Share of the loss that a run learned which all but reached its target: coming back from a ruin,
+as from outputs that explode, looks alike."""
+
+MAX_LAGGING: Final = 3
+"""The same of recurrent nets, of which a trial says little: they learn nothing for a long time, and
+then all at once (Hochreiter & Schmidhuber 1997, section 5)."""
+
 
 def repair(
     build: Callable[[int], TrainingSetup],
@@ -49,9 +59,10 @@ def repair(
 ) -> RepairResult:
     """Train, find out what is wrong, mend it, train again, and check, until the run is good.
 
-    The run is trained as it is and examined after 100 steps. If it is certain by then that it
-    fails, it is stopped; else it goes on to its end. A good run comes back as it is. Otherwise the
-    setup is built anew, the remedies of what was found are applied to it, and it is trained again.
+    The run is trained as it is and examined after 50 and 100 steps. If it is certain by then that
+    it fails, it is stopped; else it goes on to its end. A good run comes back as it is. Otherwise
+    the setup is built anew, the remedies of what was found are applied to it, and it is trained
+    again.
     Where findings name no certain remedy, several are tried for a fifth of the steps each, and the
     best of these runs is continued.
 
@@ -109,15 +120,6 @@ def _checked(build: Callable[[int], TrainingSetup]) -> Callable[[int], TrainingS
     return checked
 
 
-class _Tried:
-    """One plan, and how far it was trained."""
-
-    def __init__(self, plan: Plan, run: Run, edits: list[Edit]) -> None:
-        self.plan, self.run, self.edits = plan, run, edits
-        self.metric = self.value = math.nan
-        self.good = False
-
-
 class _Repair:
     """One call of repair."""
 
@@ -135,6 +137,10 @@ class _Repair:
         self.spent = 0
         self.attempts: list[Attempt] = []
         self.done: set[str] = set()
+        self.changes: set[str] = set()
+        self.tried: list[Tried] = []
+        self.start = -math.inf
+        """How good a model is before training."""
 
     def run(self) -> RepairResult:
         """Repair."""
@@ -154,7 +160,8 @@ class _Repair:
         )
         if first.good:
             return self._result(first, None)
-        best = self._mend(first, max(base, self._untrained(first)))
+        self.start = self._untrained(first)
+        best = self._mend(first, max(base, self.start))
         useless = best is not None and not best.good and first.complete and best.value <= base
         return self._result(first, None if useless else best)
 
@@ -163,20 +170,27 @@ class _Repair:
         start = replace(first.outcome, end=first.outcome.start, losses=())
         return self.goal.value(self.goal.measure(built(self.build, self.seed).model), start)
 
-    def _mend(self, first: First, base: float) -> _Tried | None:
+    def _mend(self, first: First, base: float) -> Tried | None:
         """Return the best that was reached with changes; None if there was no budget for any."""
-        best: _Tried | None = None
+        best: Tried | None = None
         plan, found = direct(first), list(first.findings)
         if plan:
             best = self._full(self._start(first, plan))
         while best is None or not best.good:
+            next_plan = self._promising(first, best, base)
+            if best is not None and next_plan:
+                another = self._full(self._start(first, next_plan))
+                best = max(best, another, key=lambda t: (t.good, t.value))
+                continue
             kept = best.plan if best is not None and best.value > base else plan
             if best is not None and best.run.findings:
                 found = best.run.findings
             gained = 0.0 if best is None or not best.value > base else best.value - base
             level = base + SHORT * gained if math.isfinite(gained) else base
-            plans = candidates(first, found, kept)
-            tried = self._chosen(first, plans, level, again=best is not None)
+            now = best.outcome if best is not None and kept is best.plan else None
+            plans = candidates(first, found, kept, now)
+            bar = -math.inf if best is None else best.value
+            tried = self._chosen(first, plans, level, bar, again=best is not None)
             if tried is None:
                 break
             tried = self._full(tried)
@@ -184,58 +198,126 @@ class _Repair:
                 best = tried
         return best
 
+    def _promising(self, first: First, best: Tried | None, base: float) -> Plan:
+        """Return a plan that is worth a whole run without a trial; empty if there is none.
+
+        That is the best one at another pace, if it all but reached the target, and gates for a
+        recurrent net, whose trials say little.
+        """
+        if best is None or best.run.is_over or self.spent + self.steps > self.budget:
+            return ()
+        learned = math.nan if best.outcome is None else best.outcome.learned
+        near = self.goal.gap(best.value) < NEAR * self.goal.gap(self.start)
+        plans = []
+        if near and best.value > base and learned > LEARNED_SOME:
+            plans.append(at_another_pace(first, best.plan, faster=is_falling(best.gaps)))
+        if is_recurrent(first.setup.model) and not first.adversary:
+            plans.append(with_gates(first, best.plan if best.value > base else direct(first)))
+        return next((plan for plan in plans if name_of(plan) not in self.done), ())
+
     def _chosen(
-        self, first: First, plans: Sequence[Plan], base: float, *, again: bool
-    ) -> _Tried | None:
-        """Try plans for some steps each, and return the best; None if there is nothing to try."""
-        made: list[_Tried] = []
+        self, first: First, plans: Sequence[Plan], base: float, bar: float, *, again: bool
+    ) -> Tried | None:
+        """Try plans for some steps each, and return the best; None if there is nothing to try.
+
+        Args:
+            first: The run as it was.
+            plans: The likeliest first.
+            base: What a trial has to beat to be worth a whole run.
+            bar: What it has to beat for no other to be tried.
+            again: Whether a whole run was in vain before.
+        """
+        made: list[Tried] = []
         rest = self.steps - self.trial
+        patience = MAX_LAGGING if is_recurrent(first.setup.model) else MAX_HOPELESS
         for plan in plans:
             if name_of(plan) in self.done:
                 continue
             if self.spent + self.trial + rest > self.budget:
                 break
             hopeful = any(self.goal.is_hopeful(t.value, base) for t in made)
-            if len(made) >= (MAX_TRIED if hopeful else MAX_HOPELESS):
+            if len(made) >= (MAX_TRIED if hopeful else patience):
                 break
             tried = self._start(first, plan)
             self.done.add(name_of(plan))
-            if not tried.edits:
+            if not tried.edits or tried.changes in self.changes:
                 continue
+            self.changes.add(tried.changes)
             self._train(tried, self.trial, judged=False)
             if tried.run.steps == 0:  # it cannot be run like this
                 continue
+            if any(tried.is_like(other) for other in self.tried):
+                continue
+            self.tried.append(tried)
             made.append(tried)
-            if self.goal.is_convincing(tried.value, base, again=again):
+            convinces = self.goal.is_convincing(tried.value, base, again=again)
+            if convinces and tried.value > bar:
                 return tried
-        best = max(made, key=lambda t: t.value, default=None)
-        if best is None or self.goal.is_hopeful(best.value, base):
+        return self._best(made, base)
+
+    def _best(self, made: Sequence[Tried], base: float) -> Tried | None:
+        """Return the trial to go on with; None if there is none."""
+        best = max(made, key=Tried.rank, default=None)
+        if best is None or self.goal.is_hopeful(best.value, min(base, self.start)):
             return best
+        if self.goal.metric is None and best.value > made[0].value + LEARNED_SOME:
+            return best  # it came further down from outputs that are worse than a constant
         return made[0]  # the likeliest: some models need longer than a trial to come to life
 
-    def _start(self, first: First, plan: Plan) -> _Tried:
+    def _start(self, first: First, plan: Plan) -> Tried:
         """Return a fresh setup with the remedies of a plan applied."""
         setup = built(self.build, self.seed)
         with seeded(self.seed):
             edits = apply(setup, plan, first.sample)
-        return _Tried(plan, Run(setup, self.seed), edits)
+        return Tried(plan, Run(setup, self.seed), edits)
 
-    def _full(self, tried: _Tried) -> _Tried:
+    def _full(self, tried: Tried) -> Tried:
         """Train to the end, as far as the budget allows, and check."""
         self.done.add(name_of(tried.plan))
+        self.changes.add(tried.changes)
+        if not tried.edits:
+            return tried
+        if not any(tried is other for other in self.tried):
+            if self.tried and self.trial < self.steps:
+                self._go(tried, min(self.trial, self.budget - self.spent), judged=False)
+                if any(tried.is_like(other) for other in self.tried):
+                    self._note(tried)
+                    return tried
+            self.tried.append(tried)
+        if self.goal.target is not None and self._is_lost(tried):
+            return tried
         left = min(self.steps - tried.run.steps, self.budget - self.spent)
-        if tried.edits:
-            self._train(tried, left, judged=self.goal.target is None)  # else the target decides
+        self._train(tried, left, judged=self.goal.target is None)  # else the target decides
+        tried.gaps.append(self.goal.gap(tried.value))
         return tried
 
-    def _train(self, tried: _Tried, steps: int, *, judged: bool) -> None:
+    def _is_lost(self, tried: Tried) -> bool:
+        """Train on until it can be told whether a run may reach its target, and tell it."""
+        for share in CHECKS:
+            there = round(share * self.steps)
+            if not tried.run.steps < there < tried.run.steps + self.budget - self.spent:
+                return False
+            self._go(tried, there - tried.run.steps, judged=False)
+            tried.gaps.append(self.goal.gap(tried.value))
+        lost = is_lost(self.goal.gap(self.start), tried.gaps[-2], tried.gaps[-1], tried.closest)
+        if lost:
+            self._note(tried)
+        return lost
+
+    def _train(self, tried: Tried, steps: int, *, judged: bool) -> None:
+        self._go(tried, steps, judged=judged)
+        self._note(tried)
+
+    def _go(self, tried: Tried, steps: int, *, judged: bool) -> None:
+        """Train on, and measure how good the model is now."""
         run = tried.run
         before = run.steps
         run.go(steps, judged=judged)
         self.spent += run.steps - before
-        outcome = run.outcome()
+        tried.outcome = outcome = run.outcome()
         tried.metric = math.nan if run.error is not None else self.goal.measure(run.setup.model)
         tried.value = self.goal.value(tried.metric, outcome)
+        tried.closest = min(tried.closest, self.goal.gap(tried.value))
         complete = run.steps == self.steps and not run.is_over
         reached = self.goal.reached(tried.metric)
         if reached is None:
@@ -247,11 +329,12 @@ class _Repair:
                 or is_ailing(outcome, run.findings)
             )
         tried.good = complete and reached
-        name = name_of(tried.plan)
+
+    def _note(self, tried: Tried) -> None:
         self.attempts.append(
             Attempt(
-                name=name,
-                steps=run.steps,
+                name=name_of(tried.plan),
+                steps=tried.run.steps,
                 value=self._shown(tried.metric, tried.value),
                 good=tried.good,
             )
@@ -260,7 +343,7 @@ class _Repair:
     def _shown(self, metric: float, value: float) -> float:
         return value if self.goal.metric is None else metric
 
-    def _result(self, first: First, best: _Tried | None) -> RepairResult:
+    def _result(self, first: First, best: Tried | None) -> RepairResult:
         found: list[Finding] = first.findings
         changed = best is not None and bool(best.edits)
         advice = [f.fix for f in found if f.fix] if best is None or not best.good else []
