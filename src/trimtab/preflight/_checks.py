@@ -28,6 +28,7 @@ from trimtab.preflight.tt022_identical_units import IdenticalUnits
 from trimtab.preflight.tt023_unreached_parameters import UnreachedParameters
 from trimtab.preflight.tt024_failing_pass import FailingPass
 from trimtab.preflight.tt025_batchnorm_momentum import BatchnormMomentum
+from trimtab.preflight.tt026_dropout_in_evaluation import DropoutInEvaluation
 from trimtab.preflight.tt502_nonfinite_batch import NonfiniteBatch
 from trimtab.preflight.tt504_labels_out_of_range import LabelsOutOfRange
 from trimtab.preflight.tt505_inputs_not_normalised import InputsNotNormalised
@@ -59,6 +60,7 @@ CHECKS: Final[tuple[type[LiveRule], ...]] = (
     UnreachedParameters,
     FailingPass,
     BatchnormMomentum,
+    DropoutInEvaluation,
     NonfiniteBatch,
     LabelsOutOfRange,
     InputsNotNormalised,
