@@ -11,7 +11,8 @@ guess. A run is repairable if it has an error to measure, misses the target as i
 is none of `HOPELESS`, where the program lacks what only its author knows.
 
 With `--blind`, repair is told neither metric nor target, and judges by what the run learned; what
-it calls good is then compared with the target.
+it calls repaired is then compared with the target (`claimed_in_vain`: it is not reached), and so
+is what it calls healthy as it is (`called_healthy`).
 
     python benchmarks/repair.py --part tune --seeds 1
     python benchmarks/repair.py --part fresh --seeds 2 --jobs 2
@@ -171,9 +172,11 @@ def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "share": len(mended) / len(broken) if broken else None,
         "extra": fmean(r["extra"] for r in mended) if mended else None,
         "extra_of_all": fmean(r.get("extra", 0.0) for r in broken) if broken else None,
+        "claimed": sum(bool(r.get("claimed")) for r in broken),
         "claimed_in_vain": [
             r["case"] for r in broken if r.get("claimed") and not r.get("repaired")
         ],
+        "called_healthy": [r["case"] for r in broken if r.get("healthy_before")],
         "healthy": len(healthy),
         "untouched": sum(bool(r.get("untouched")) for r in healthy),
         "hopeless": sorted({r["case"] for r in rows if not r["healthy"] and r["hopeless"]}),
@@ -277,7 +280,8 @@ def main() -> None:
     if options.json:
         options.json.write_text(json.dumps(results, indent=1) + "\n")
     if not (options.no_save or options.only or options.faulty):
-        save(f"repair-{options.part}", torch.device("cpu"), results)
+        name = f"repair-{options.part}" + ("-blind" if options.blind else "")
+        save(name, torch.device("cpu"), results)
 
 
 if __name__ == "__main__":

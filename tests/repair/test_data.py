@@ -130,3 +130,27 @@ def test_targets_are_compared_in_their_own_units(make_setup, task):
     expected = nn.functional.mse_loss(own, (y - whole.mean()) / whole.std())
     torch.testing.assert_close(setup.loss_fn(setup.model(x), y), expected, rtol=1e-4, atol=1e-6)
     assert once(make_setup(), "scale_targets", task.classes) == []
+
+
+def test_columns_of_a_table_may_have_any_units(make_setup, task):
+    units = torch.tensor([1.0, 3e5, 1e-3, 0.0])
+    pairs = [(x * units + 5, y) for x, y in task.pairs]
+    setup = make_setup(batches=pairs)
+    apply(setup, [Order(action="normalise_inputs")], pairs)
+    seen = []
+    setup.model.model.register_forward_pre_hook(lambda _m, args: seen.append(args[0]))
+    for x, _ in pairs:
+        setup.model(x)
+    whole = torch.cat(seen)
+    torch.testing.assert_close(whole.std(dim=0), torch.tensor([1.0, 1, 1, 0]), atol=0.01, rtol=0)
+
+
+def test_a_pixel_that_hardly_changes_is_not_blown_up(make_setup):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(64, 1, 2, 2, generator=generator)
+    x[:, 0, 0, 0] *= 1e-5
+    pairs = [(x, x.flatten(1))]
+    setup = make_setup(batches=pairs)
+    setup.model = nn.Flatten()
+    apply(setup, [Order(action="normalise_inputs")], pairs)
+    assert float(setup.model(x)[:, 0].abs().max()) < 0.1

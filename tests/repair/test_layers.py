@@ -1,4 +1,3 @@
-import pytest
 import torch
 from torch import nn
 
@@ -73,13 +72,6 @@ def test_norms_after_convolutions(make_setup):
     assert setup.model(torch.ones(2, 1, 4, 4)).shape == (2, 2)
 
 
-def test_dropout(make_setup):
-    setup = make_setup(model=lambda: nn.Sequential(nn.Linear(4, 1), nn.Dropout(0.95)))
-    assert once(setup, "set_dropout", p=0.1) == ["dropout: 0.95 -> 0.1"]
-    assert setup.model[1].p == 0.1
-    assert once(setup, "set_dropout", p=0.1) == []
-
-
 def test_batchnorm_momentum(make_setup):
     setup = make_setup(model=lambda: nn.Sequential(nn.Linear(4, 2), nn.BatchNorm1d(2, momentum=0)))
     assert once(setup, "set_batchnorm_momentum") == ["momentum of BatchNorm: 0 -> 0.1"]
@@ -123,17 +115,6 @@ def test_hidden_layers_are_registered_and_trained(make_setup):
     assert len(setup.optimizer.param_groups[0]["params"]) == 8
     assert torch.equal(setup.model(x), before)
     assert setup.model.sizes == [1, 2]
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_weights_in_float32_take_inputs_of_fewer_bits(make_setup, dtype):
-    setup = make_setup()
-    setup.model.to(dtype)
-    assert once(setup, "use_float32") == [
-        f"type of the weights: {str(dtype).removeprefix('torch.')} -> float32"
-    ]
-    assert setup.model(torch.ones(2, 4, dtype=dtype)).dtype is torch.float32
-    assert once(setup, "use_float32") == []
 
 
 def test_fresh_weights_of_a_recurrent_net_carry_its_state(make_setup):

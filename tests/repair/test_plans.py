@@ -15,7 +15,9 @@ from trimtab.repair._plans import (
     direct,
     name_of,
     orders_of,
+    other_paces,
     with_gates,
+    without_scaling,
 )
 from trimtab.repair._remedy import Order
 from trimtab.repair._suspects import boost, recipe
@@ -211,3 +213,48 @@ def test_what_the_data_show_needs_no_trial(first):
     first.findings = []
     first.sample = [(torch.full((4, 8), int(i >= 25)), torch.ones(4)) for i in range(40)]
     assert name_of(direct(first)) == "repeat_early"
+
+
+def test_layers_that_let_nothing_through_are_mended_at_once(make_setup, task):
+    class Always(nn.Linear):
+        def forward(self, x):
+            return super().forward(nn.functional.dropout(x, 0.5))
+
+    def model():
+        return nn.Sequential(nn.Unflatten(1, (4, 1)), nn.LayerNorm(1), nn.Flatten(), Always(4, 1))
+
+    outcome = Outcome(None, None, None, (1.0, 1.0))
+    first = First(make_setup(model=model), outcome=outcome, sample=task.pairs)
+    assert name_of(direct(first)) == "follow_mode, remove_norms"
+    first = First(make_setup(), outcome=outcome, sample=task.pairs)
+    assert direct(first) == ()
+
+
+def test_layers_in_a_row_get_activations_late(make_setup, task):
+    def model():
+        return nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 1))
+
+    outcome = Outcome(None, None, None, (1.0, 1.0))
+    first = First(make_setup(model=model), outcome=outcome, sample=task.pairs)
+    assert names(candidates(first, [], ()))[-1] == "insert_activations"
+    first = First(make_setup(), outcome=outcome, sample=task.pairs)
+    assert "insert_activations" not in names(candidates(first, [], ()))
+
+
+def test_a_plan_that_scales_indices_goes_on_without_that():
+    assert without_scaling(tuple(boost())) == []
+    (rest,) = without_scaling(tuple(recipe()))
+    assert "normalise_inputs" not in name_of(rest)
+    assert len(rest) == len(recipe()) - 1
+    assert without_scaling((Order(action="normalise_inputs"),)) == []
+
+
+def test_other_paces_of_a_good_plan(first, make_setup):
+    plan = (Order(action="plain_loop"),)
+    faster = "plain_loop, scale_learning_rate(factor=3)"
+    boosted = "plain_loop, use_adamw(lr=0.003), warm_up(steps=10), clip_gradients(max_norm=1)"
+    assert names(other_paces(first, plan)) == [faster, boosted]
+    first.setup.model = nn.GRU(4, 4)
+    assert names(other_paces(first, plan))[0].startswith("plain_loop, gate_recurrence, ")
+    first.adversary = True
+    assert len(other_paces(first, plan)) == 1

@@ -231,3 +231,43 @@ def test_a_recurrent_net_gets_gates_without_a_trial(make_build):
     assert name_of(repairing._promising(First(build(0)), best, 0.1)).startswith("gate_recurrence")
     repairing.spent = repairing.budget
     assert repairing._promising(First(build(0)), best, 0.1) == ()
+
+
+class Table(nn.Module):
+    """Its inputs are indices, kept as numbers of floating point; it never learns."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.head = nn.Embedding(3, 4), nn.Linear(4, 1)
+
+    def forward(self, x):
+        return self.head(self.table(x[:, 0].long()).detach().exp().log1p() * 0)
+
+
+def test_what_cannot_be_run_is_said_and_tried_without_scaled_inputs(make_build, task):
+    pairs = [(y.sign() + 1, y) for y in task.y]
+    build = make_build(model=Table, batches=pairs)
+    result = repair(build, steps=60, metric=lambda m: 0.0, target=1.0)
+    failed = [i for i, a in enumerate(result.attempts) if a.error]
+    assert result.attempts[failed[0]].error == "IndexError: index out of range in self"
+    recipes = [a.name for a in result.attempts if "insert_norms" in a.name]
+    assert "normalise_inputs" in recipes[0]
+    assert recipes[1] == recipes[0].replace("normalise_inputs, ", "")
+
+
+def test_without_a_target_a_slow_run_is_made_faster(make_build):
+    build = make_build(optimizer=sgd(3e-3), train_step=never_zeroed)
+    result = repair(build, steps=60)
+    assert result.repaired
+    assert result.edits[0].what == "loop body"
+    goods = [a for a in result.attempts if a.good]
+    assert len(goods) > 1
+    assert goods[-1].value > goods[0].value
+
+
+def test_without_a_target_a_good_run_that_is_done_costs_no_more(make_build):
+    result = repair(make_build(optimizer=sgd(0.1), train_step=never_zeroed), steps=120)
+    assert result.repaired
+    assert result.attempts[-1].good
+    assert result.attempts[-1].value > 0.9
+    assert len(result.attempts) == 2

@@ -43,3 +43,10 @@ def test_dict_is_json():
     assert data["edits"][0]["after"] == "0.1"
     assert data["attempts"] == ["as it is: 0.125 after 100 steps, not good"]
     assert result().diff == "learning rate: 1 -> 0.1"
+
+
+def test_an_attempt_that_could_not_be_run_says_why():
+    failed = Attempt(
+        name="use_float32", steps=0, value=math.nan, good=False, error="RuntimeError: no"
+    )
+    assert str(failed) == "use_float32: failed after 0 steps with RuntimeError: no"

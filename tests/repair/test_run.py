@@ -79,3 +79,17 @@ def test_a_loop_that_gives_no_loss_is_not_over(make_build):
     run.go(20)
     assert run.steps == 20
     assert not run.is_over
+
+
+def test_evaluation_mode_is_looked_at_and_left(make_setup):
+    def model():
+        return nn.Sequential(nn.Linear(4, 1), nn.Dropout(0.5))
+
+    run = Run(make_setup(model=model), 0)
+    run.go(10)
+    trained = run.outcome().end
+    evaluated = run.evaluated()
+    assert evaluated.loss < trained.loss
+    assert all(m.training for m in run.setup.model.modules())
+    run.error = ValueError("no")
+    assert run.evaluated() is None

@@ -134,3 +134,21 @@ def test_the_recipe_trains_a_deep_net_of_sigmoids(make_setup, task, train):
         "norm of the gradients",
     ]
     assert loss(train(build(), 100)) > 10 * loss(train(setup, 100))
+
+
+def test_odd_layers(make_setup, task):
+    class Dropping(nn.Linear):
+        def forward(self, x):
+            return super().forward(nn.functional.dropout(x, 0.9, training=self.training))
+
+    def soft():
+        return nn.Sequential(nn.Linear(4, 8), nn.Softmax(dim=1), nn.Linear(8, 1))
+
+    def bare():
+        return nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 1))
+
+    models = {soft: "replace_softmax", bare: "insert_activations"}
+    models[lambda: Dropping(4, 1)] = "set_dropout"
+    for model, action in models.items():
+        first = first_of(make_setup(model=model), sample=task.pairs)
+        assert actions(odd_settings(first)) == [action, "usual_loss"]

@@ -53,3 +53,13 @@ def test_of_equal_metrics_what_mends_something_odd_counts_more(make_build):
 def test_changes_are_told_in_words(make_build):
     tried = tried_of(make_build(), ("scale_learning_rate", {"factor": 0.5}), ("unfreeze", {}))
     assert tried.changes == "learning rate: 0.01 -> 0.005"
+
+
+def test_what_was_learned_and_lost_again_is_seen(make_setup):
+    tried = Tried((), Run(make_setup(), 0), [])
+    tried.value = tried.highest = 0.6
+    assert not tried.fell_back
+    tried.value = 0.58
+    assert not tried.fell_back
+    tried.value = 0.5
+    assert tried.fell_back

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from trimtab.engine import TrainingSetup
 from trimtab.errors import ConfigError
+from trimtab.repair._blocked import remove_norms, replace_softmax
 from trimtab.repair._data import (
     align_batches,
     filter_nonfinite,
@@ -15,6 +16,7 @@ from trimtab.repair._data import (
     scale_targets,
     shuffle_batches,
 )
+from trimtab.repair._dropout import follow_mode, set_dropout
 from trimtab.repair._edit import Edit
 from trimtab.repair._graph import keep_graph
 from trimtab.repair._layers import (
@@ -23,11 +25,10 @@ from trimtab.repair._layers import (
     reinitialise,
     replace_activation,
     set_batchnorm_momentum,
-    set_dropout,
     shrink_head,
     train_mode,
-    use_float32,
 )
+from trimtab.repair._linear import insert_activations
 from trimtab.repair._loops import clip_gradients, plain_loop, skip_nonfinite
 from trimtab.repair._losses import (
     divide_loss,
@@ -47,6 +48,7 @@ from trimtab.repair._optimizers import (
     use_adamw,
     usual_settings,
 )
+from trimtab.repair._precision import use_float32
 from trimtab.repair._rates import (
     cap_learning_rate,
     drop_schedule,
@@ -70,8 +72,10 @@ REMEDIES: Final[Mapping[str, Remedy]] = {
     "drop_schedule": drop_schedule,
     "filter_nonfinite": filter_nonfinite,
     "fit_output": fit_output,
+    "follow_mode": follow_mode,
     "gate_recurrence": gate_recurrence,
     "initialise": reinitialise,
+    "insert_activations": insert_activations,
     "insert_norms": insert_norms,
     "join_batches": join_batches,
     "keep_float32_master": use_float32,
@@ -83,7 +87,9 @@ REMEDIES: Final[Mapping[str, Remedy]] = {
     "plain_loop": plain_loop,
     "register_modules": register_modules,
     "reinitialise": reinitialise,
+    "remove_norms": remove_norms,
     "replace_activation": replace_activation,
+    "replace_softmax": replace_softmax,
     "repeat_early": repeat_early,
     "repoint_optimizer": repoint_optimizer,
     "rescale_labels": rescale_labels,

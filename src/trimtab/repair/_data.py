@@ -24,6 +24,12 @@ examples or more is within one spread of that of all."""
 POOL: Final = 1000
 """Batches that are held at once so that their examples can be mixed."""
 
+NEGLIGIBLE: Final = 1e-3
+"""Share of the spread of all values below which a pixel says nothing: one at the border, say."""
+
+ROUNDING: Final = 1e-6
+"""Share of its mean below which a column's spread is that of rounding in float32."""
+
 NUM_FEATURES: Final = 4096
 """Elements of an example up to which each is standardised by itself."""
 
@@ -258,11 +264,16 @@ def _moments(inputs: Sequence[Any]) -> tuple[Tensor, Tensor] | None:
     whole = whole[whole.isfinite()]
     if whole.numel() < 2:
         return None
-    floor = 1e-3 * float(whole.std()) + 1e-12  # of a feature that never changes
+    floor = NEGLIGIBLE * float(whole.std()) + 1e-12  # of a feature that hardly changes
     rows = torch.cat(floats) if all(t.shape[1:] == shape for t in floats) else None
     if rows is None or rows[0].numel() > NUM_FEATURES or len(rows) < 16:
         return whole.mean(), whole.std().clamp(min=floor)
     rows = rows[rows.reshape(len(rows), -1).isfinite().all(dim=1)]
     if len(rows) < 2:
         return None
-    return rows.mean(dim=0), rows.std(dim=0).clamp(min=floor)
+    mean, spread = rows.mean(dim=0), rows.std(dim=0)
+    if len(shape) != 1:
+        return mean, spread.clamp(min=floor)
+    # Columns of a table may have any units: only one that never changes is left as it is.
+    constant = spread <= ROUNDING * mean.abs() + torch.finfo(spread.dtype).tiny
+    return mean, spread.masked_fill(constant, max(float(whole.std()), 1e-12))

@@ -12,12 +12,13 @@ from trimtab.diagnosis._answers import asks_plainly
 from trimtab.diagnosis._batches import Batches, Pair
 from trimtab.diagnosis._diagnose import COMPARING
 from trimtab.diagnosis._job import Job, Log, Watched
-from trimtab.diagnosis._outcome import NUM_PROBED, constant_loss, probe
+from trimtab.diagnosis._outcome import LEARNED, NUM_PROBED, constant_loss, probe
 from trimtab.diagnosis._source import source_findings
 from trimtab.diagnosis._state import State
 from trimtab.diagnosis._verdicts import verdicts
 from trimtab.diagnosis._weighing import has_failed, is_cause, merged, sorted_out
 from trimtab.engine import TrainingSetup
+from trimtab.errors import ConfigError
 from trimtab.findings import Finding, Selection
 from trimtab.preflight import LiveRule, preflight
 from trimtab.repair._goal import Goal
@@ -139,7 +140,8 @@ class FirstRun:
         reached = self.goal.reached(first.metric)
         if reached is not None:
             return reached
-        return not first.findings and not has_failed(first.outcome, log)
+        learned = not first.outcome.learned < LEARNED  # NaN where it cannot be told
+        return learned and not first.findings and not has_failed(first.outcome, log)
 
     def _examine(self) -> None:
         """Measure outcome and metric of the present state, and collect what was found."""
@@ -210,6 +212,20 @@ def built(build: Callable[[int], TrainingSetup], seed: int) -> TrainingSetup:
     """Return a fresh setup; the global random states are left as they were."""
     with seeded(seed):
         return build(seed)
+
+
+def checked(build: Callable[[int], TrainingSetup]) -> Callable[[int], TrainingSetup]:
+    """Return a build function that raises where the user's returns something else."""
+
+    def made(seed: int) -> TrainingSetup:
+        setup = build(seed)
+        if not isinstance(setup, TrainingSetup):
+            raise ConfigError(
+                f"build(seed) must return a trimtab.TrainingSetup, got {type(setup).__name__}."
+            )
+        return setup
+
+    return made
 
 
 def is_certain(findings: Sequence[Finding], outcome: Outcome, log: Log) -> bool:

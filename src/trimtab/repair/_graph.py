@@ -14,14 +14,16 @@ from torch.overrides import TorchFunctionMode
 from trimtab.diagnosis._batches import call_model
 from trimtab.engine import TrainingSetup
 from trimtab.repair._edit import Edit
+from trimtab.repair._mixed import mix_in, own_model
 from trimtab.repair._remedy import Order
-from trimtab.repair._scaled import Scaled
 
 _FOREIGN: Final = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]))
 """Code that cuts graphs on purpose."""
 
-_SWITCHES: Final = ("grad_mode.py", "_contextlib.py", "overrides.py", "_graph.py")
-"""Files between an author's `with torch.no_grad()` and what it calls."""
+_SWITCHES: Final = ("grad_mode.py", "_contextlib.py", "overrides.py")
+"""Files of torch between an author's `with torch.no_grad()` and what it calls."""
+
+_HERE: Final = str(Path(__file__).parent)
 
 _GET_DATA: Final = Tensor.data.__get__  # type: ignore[attr-defined] # a descriptor of C
 
@@ -32,12 +34,11 @@ def keep_graph(setup: TrainingSetup, order: Order) -> list[Edit]:
     Calls made by torch's and trimtab's layers stay as they are, and so does a state that is
     detached to be kept until the next batch.
     """
-    model = setup.model.model if isinstance(setup.model, Scaled) else setup.model
+    model = own_model(setup.model)
     places = _places(model, order)
     if not places:
         return []
-    kind = type(model)
-    model.__class__ = type(kind.__name__, (_Whole, kind), {"__module__": kind.__module__})
+    mix_in(model, _Whole)
     where = ", ".join(sorted(places))
     return [
         Edit(
@@ -102,21 +103,31 @@ class _Keeping(TorchFunctionMode):
 
     def _seen(self) -> bool:
         """Tell whether an author's code is calling, and note where."""
-        frame = _caller()
+        frame = caller()
         if frame is None:
             return False
         self.places.add(f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}")
         return True
 
 
-def _caller() -> FrameType | None:
-    """Return the frame that called torch; None if that is torch or trimtab itself."""
+def caller(*, within_torch: bool = False) -> FrameType | None:
+    """Return the frame that called torch; None if that is torch or trimtab itself.
+
+    Args:
+        within_torch: Whether to look further, behind torch's own layers.
+    """
     frame: FrameType | None = sys._getframe(2)  # CPython's own way to it
-    while frame is not None and Path(frame.f_code.co_filename).name in _SWITCHES:
+    while frame is not None and _is_between(frame, within_torch=within_torch):
         frame = frame.f_back
     if frame is None or frame.f_code.co_filename.startswith(_FOREIGN):
         return None
     return frame
+
+
+def _is_between(frame: FrameType, *, within_torch: bool) -> bool:
+    path = frame.f_code.co_filename
+    between = path.startswith(_HERE) or Path(path).name in _SWITCHES
+    return between or (within_torch and path.startswith(_FOREIGN[0]))
 
 
 def _places(model: nn.Module, order: Order) -> set[str]:

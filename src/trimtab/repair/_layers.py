@@ -1,13 +1,11 @@
 """Remedies for weights and layers of a model."""
 
-from collections.abc import Iterator
 from typing import Any, Final
 
 import torch
 from torch import nn
 
 from trimtab.diagnosis._trials import reinitialise as draw_anew
-from trimtab.diagnosis._trials import weaken_dropout
 from trimtab.engine import TrainingSetup
 from trimtab.repair._edit import Edit
 from trimtab.repair._optimizers import adopt
@@ -142,31 +140,6 @@ def _with_norms(sequence: nn.Sequential) -> int:
     return added
 
 
-def set_dropout(setup: TrainingSetup, order: Order) -> list[Edit]:
-    """Let no dropout layer drop more than a tenth."""
-    before = [p for _, p in _dropouts(setup.model)]
-    weaken_dropout(setup.model)
-    for module in setup.model.modules():
-        if isinstance(module, nn.MultiheadAttention):
-            module.dropout = min(module.dropout, 0.1)
-    if not before or max(before) <= 0.1:
-        return []
-    return [
-        Edit(
-            what="dropout",
-            before=f"{max(before):.3g}",
-            after=f"{float(order.args.get('p', 0.1)):.3g}",
-            advice="use a dropout of 0.1 to 0.5; p is the share that is dropped, not kept",
-        )
-    ]
-
-
-def _dropouts(model: nn.Module) -> Iterator[tuple[str, float]]:
-    for name, module in model.named_modules():
-        if isinstance(module, nn.modules.dropout._DropoutNd):
-            yield name, module.p
-
-
 def set_batchnorm_momentum(setup: TrainingSetup, _order: Order) -> list[Edit]:
     """Give each BatchNorm torch's own momentum of 0.1."""
     norms = [m for m in setup.model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
@@ -235,30 +208,3 @@ def _as_modules(value: Any) -> nn.Module | None:
     if isinstance(value, dict) and value and all(isinstance(v, nn.Module) for v in value.values()):
         return nn.ModuleDict(value) if all(isinstance(k, str) for k in value) else None
     return None
-
-
-def use_float32(setup: TrainingSetup, _order: Order) -> list[Edit]:
-    """Keep weights in float32, and convert inputs of another type to it."""
-    kinds = {p.dtype for p in setup.model.parameters() if p.is_floating_point()}
-    if kinds <= {torch.float32, torch.float64}:
-        return []
-    setup.model.float()
-    setup.model.register_forward_pre_hook(_in_float32, with_kwargs=True)
-    return [
-        Edit(
-            what="type of the weights",
-            before=", ".join(sorted(str(k).removeprefix("torch.") for k in kinds)),
-            after="float32",
-            advice="keep the weights in float32, and use torch.autocast for speed",
-        )
-    ]
-
-
-def _in_float32(_module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
-    """Convert inputs of fewer bits."""
-
-    def change(value: Any) -> Any:
-        low = isinstance(value, torch.Tensor) and value.is_floating_point()
-        return value.float() if low and value.dtype is not torch.float64 else value
-
-    return tuple(change(a) for a in args), {k: change(v) for k, v in kwargs.items()}

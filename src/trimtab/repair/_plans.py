@@ -7,7 +7,10 @@ from trimtab.diagnosis import Outcome
 from trimtab.diagnosis._weighing import is_cause
 from trimtab.findings import Finding, Fix
 from trimtab.repair._apply import REMEDIES
+from trimtab.repair._blocked import norms_over_one
+from trimtab.repair._dropout import calls_that_drop
 from trimtab.repair._first import First
+from trimtab.repair._linear import bare_pairs
 from trimtab.repair._recurrent import is_recurrent
 from trimtab.repair._remedy import Order
 from trimtab.repair._shift import shifts_for_good
@@ -46,6 +49,7 @@ BY_CODE: Final[Mapping[str, tuple[str, ...]]] = {
     "TT022": ("reinitialise",),
     "TT023": ("keep_graph",),
     "TT025": ("set_batchnorm_momentum",),
+    "TT026": ("follow_mode",),
     "TT404": ("plain_loop", "use_float32"),
     "TT409": ("use_float32",),
     "TT413": ("plain_loop",),
@@ -97,7 +101,12 @@ def direct(first: First) -> Plan:
         first: The run as it was.
     """
     causes = [f for f in first.findings if is_cause(f, first.findings) and f.code not in GUESSES]
+    model = first.setup.model
     seen = [Order(action="repeat_early")] if shifts_for_good(first.sample) else []
+    if calls_that_drop(model, first.sample, training=False):
+        seen.append(Order(action="follow_mode"))
+    if norms_over_one(model, first.sample):
+        seen.append(Order(action="remove_norms"))
     if has_rewards(first) and any(f.code == "TT007" for f in first.findings):
         seen.append(Order(action="scale_rewards"))
     return _joined([*seen, *(order for f in causes for order in orders_of(f, first))], first)
@@ -182,6 +191,8 @@ def candidates(
         [Order(action="reinitialise"), scaled(0.1), clipped()],
         [scaled(0.1)],
     ]
+    if bare_pairs(first.setup.model, first.sample):
+        plans.append([Order(action="insert_activations")])
     if hot:
         plans.append([Order(action="align_batches")])
     if not first.adversary:
@@ -219,6 +230,20 @@ def at_another_pace(first: First, plan: Plan, *, faster: bool) -> Plan:
     return _joined([*plan, scaled(_rounded(times))], first)
 
 
+def other_paces(first: First, plan: Plan) -> list[Plan]:
+    """Return a plan that is good at other paces, of which one may learn more.
+
+    Args:
+        first: The run as it was.
+        plan: What was changed.
+    """
+    faster = at_another_pace(first, plan, faster=True)
+    if first.adversary:
+        return [faster]
+    gates = [with_gates(first, plan)] if is_recurrent(first.setup.model) else []
+    return [*gates, faster, _joined([*plan, *boost()], first)]
+
+
 def with_gates(first: First, plan: Plan) -> Plan:
     """Return a plan with gates that remember, and an optimizer that suits them.
 
@@ -227,6 +252,16 @@ def with_gates(first: First, plan: Plan) -> Plan:
         plan: What was changed.
     """
     return _joined([*plan, *gated()], first)
+
+
+def without_scaling(plan: Plan) -> list[Plan]:
+    """Return what is left of a plan that cannot be run, if it scales inputs that may be indices.
+
+    Args:
+        plan: What was changed.
+    """
+    rest = tuple(order for order in plan if order.action != "normalise_inputs")
+    return [rest] if rest and len(rest) < len(plan) else []
 
 
 def _rounded(value: float) -> float:

@@ -1,22 +1,32 @@
 """repair: find out what is wrong with a run, change it, and train again until it is good."""
 
 import math
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
 from trimtab.checkpoint import seeded
-from trimtab.diagnosis._weighing import is_ailing
 from trimtab.engine import TrainingSetup
 from trimtab.errors import ConfigError
 from trimtab.findings import Finding
 from trimtab.repair._apply import apply
-from trimtab.repair._first import First, FirstRun, built
+from trimtab.repair._blind import CLEARLY, DONE, beyond_constant, is_ahead, is_fine
+from trimtab.repair._first import First, FirstRun, built, checked
 from trimtab.repair._goal import Goal, Metric
 from trimtab.repair._pace import CHECKS, NEAR, is_falling, is_lost
-from trimtab.repair._plans import Plan, at_another_pace, candidates, direct, name_of, with_gates
+from trimtab.repair._plans import (
+    Plan,
+    at_another_pace,
+    candidates,
+    direct,
+    name_of,
+    other_paces,
+    with_gates,
+    without_scaling,
+)
 from trimtab.repair._recurrent import is_recurrent
-from trimtab.repair._result import Attempt, RepairResult
+from trimtab.repair._result import Attempt, RepairResult, in_words
 from trimtab.repair._run import Run
 from trimtab.repair._tried import Tried
 
@@ -73,8 +83,9 @@ def repair(
         seed: For `build`, and of the global random states while it trains; they are put back.
         metric: `metric(model)` tells how good the trained model is, in evaluation mode. A remedy
             may put a `trimtab.repair.Scaled` around the model, which is called in the same way.
-        target: A run is good if its metric reaches this. Without one it is good if it has learned
-            something, and nothing is found wrong with it.
+        target: A run is good if its metric reaches this. Without one it is good if nothing is
+            found wrong with it, and it has learned something that is there in evaluation mode
+            too; until nearly all is learned, the same is tried at another pace, and the best kept.
         higher_is_better: Whether a metric is better the higher it is.
         max_extra: Training beyond one run that may be spent, as a multiple of `steps`.
 
@@ -103,21 +114,7 @@ def repair(
     if not (math.isfinite(max_extra) and max_extra >= 0):
         raise ConfigError(f"max_extra must be finite and not negative, got {max_extra}.")
     goal = Goal(metric, target, higher_is_better, seed)
-    return _Repair(_checked(build), steps, seed, goal, max_extra).run()
-
-
-def _checked(build: Callable[[int], TrainingSetup]) -> Callable[[int], TrainingSetup]:
-    """Return a build function that raises where the user's returns something else."""
-
-    def checked(seed: int) -> TrainingSetup:
-        setup = build(seed)
-        if not isinstance(setup, TrainingSetup):
-            raise ConfigError(
-                f"build(seed) must return a trimtab.TrainingSetup, got {type(setup).__name__}."
-            )
-        return setup
-
-    return checked
+    return _Repair(checked(build), steps, seed, goal, max_extra).run()
 
 
 class _Repair:
@@ -150,20 +147,22 @@ class _Repair:
         ).run()
         self.spent = first.steps
         base = self.goal.value(first.metric, first.outcome)
+        shown = self._shown(first.metric, base)
         self.attempts.append(
-            Attempt(
-                name="as it is",
-                steps=first.steps,
-                value=self._shown(first.metric, base),
-                good=first.good,
-            )
+            Attempt(name="as it is", steps=first.steps, value=shown, good=first.good)
         )
         if first.good:
             return self._result(first, None)
         self.start = self._untrained(first)
         best = self._mend(first, max(base, self.start))
-        useless = best is not None and not best.good and first.complete and best.value <= base
+        useless = best is not None and first.complete and self._is_no_better(first, best, base)
         return self._result(first, None if useless else best)
+
+    def _is_no_better(self, first: First, best: Tried, base: float) -> bool:
+        """Tell whether a whole run with changes is no better than the complete one without."""
+        if self.goal.metric is None and not first.findings:
+            return best.value <= base + CLEARLY
+        return not best.good and best.value <= base
 
     def _untrained(self, first: First) -> float:
         """Return how good a model is before training: to be better than a ruin is not enough."""
@@ -187,6 +186,8 @@ class _Repair:
                 found = best.run.findings
             gained = 0.0 if best is None or not best.value > base else best.value - base
             level = base + SHORT * gained if math.isfinite(gained) else base
+            if best is not None and not math.isfinite(base):
+                level = best.value
             now = best.outcome if best is not None and kept is best.plan else None
             plans = candidates(first, found, kept, now)
             bar = -math.inf if best is None else best.value
@@ -196,6 +197,33 @@ class _Repair:
             tried = self._full(tried)
             if best is None or tried.good or tried.value > best.value:
                 best = tried
+        return best if best is None or self.goal.target is not None else self._bettered(first, best)
+
+    def _bettered(self, first: First, best: Tried) -> Tried:
+        """Return what learns most of a good run and the same at other paces.
+
+        Without a target nobody can say what is enough: a run that is healthy may be slow.
+        """
+        waiting = deque(other_paces(first, best.plan) if best.good else ())
+        while waiting:
+            plan = waiting.popleft()
+            done = best.outcome is None or not beyond_constant(best.outcome) < DONE
+            if done or best.outcome is None or self.spent + self.steps > self.budget:
+                break
+            if name_of(plan) in self.done:
+                continue
+            tried = self._start(first, plan)
+            gated = any(order.action == "gate_recurrence" for order in plan)
+            if not gated:
+                self.done.add(name_of(plan))
+                self._train(tried, self.trial, judged=False)
+                self.tried.append(tried)
+            ahead = is_ahead(tried.run.losses, best.run.losses, best.outcome)
+            if gated or ahead or tried.value > best.early + CLEARLY:
+                tried = self._full(tried)
+                if tried.good and tried.value > best.value:
+                    best = tried
+                    waiting.extend(other_paces(first, best.plan))
         return best
 
     def _promising(self, first: First, best: Tried | None, base: float) -> Plan:
@@ -206,9 +234,12 @@ class _Repair:
         """
         if best is None or best.run.is_over or self.spent + self.steps > self.budget:
             return ()
-        learned = math.nan if best.outcome is None else best.outcome.learned
-        near = self.goal.gap(best.value) < NEAR * self.goal.gap(self.start)
+        learned = math.nan if best.outcome is None else beyond_constant(best.outcome)
+        whole = self.goal.gap(self.start)
+        near = math.isfinite(whole) and self.goal.gap(best.value) < NEAR * whole
         plans = []
+        if best.fell_back:
+            plans.append(at_another_pace(first, best.plan, faster=False))
         if near and best.value > base and learned > LEARNED_SOME:
             plans.append(at_another_pace(first, best.plan, faster=is_falling(best.gaps)))
         if is_recurrent(first.setup.model) and not first.adversary:
@@ -230,7 +261,9 @@ class _Repair:
         made: list[Tried] = []
         rest = self.steps - self.trial
         patience = MAX_LAGGING if is_recurrent(first.setup.model) else MAX_HOPELESS
-        for plan in plans:
+        waiting = deque(plans)
+        while waiting:
+            plan = waiting.popleft()
             if name_of(plan) in self.done:
                 continue
             if self.spent + self.trial + rest > self.budget:
@@ -245,6 +278,7 @@ class _Repair:
             self.changes.add(tried.changes)
             self._train(tried, self.trial, judged=False)
             if tried.run.steps == 0:  # it cannot be run like this
+                waiting.extendleft(without_scaling(plan))
                 continue
             if any(tried.is_like(other) for other in self.tried):
                 continue
@@ -258,7 +292,8 @@ class _Repair:
     def _best(self, made: Sequence[Tried], base: float) -> Tried | None:
         """Return the trial to go on with; None if there is none."""
         best = max(made, key=Tried.rank, default=None)
-        if best is None or self.goal.is_hopeful(best.value, min(base, self.start)):
+        floor = min(base, self.start) if math.isfinite(self.start) else base
+        if best is None or self.goal.is_hopeful(best.value, floor):
             return best
         if self.goal.metric is None and best.value > made[0].value + LEARNED_SOME:
             return best  # it came further down from outputs that are worse than a constant
@@ -318,16 +353,15 @@ class _Repair:
         tried.metric = math.nan if run.error is not None else self.goal.measure(run.setup.model)
         tried.value = self.goal.value(tried.metric, outcome)
         tried.closest = min(tried.closest, self.goal.gap(tried.value))
+        if run.steps == self.trial:
+            tried.early = tried.value
+        if self.goal.metric is None:
+            tried.highest = max(tried.highest, tried.value)
         complete = run.steps == self.steps and not run.is_over
         reached = self.goal.reached(tried.metric)
         if reached is None:
-            reached = not (
-                run.findings
-                or outcome.broken
-                or outcome.worse
-                or outcome.learned_nothing
-                or is_ailing(outcome, run.findings)
-            )
+            reached = complete and is_fine(outcome, run.findings, run.evaluated())
+            reached = reached and not tried.fell_back
         tried.good = complete and reached
 
     def _note(self, tried: Tried) -> None:
@@ -337,6 +371,7 @@ class _Repair:
                 steps=tried.run.steps,
                 value=self._shown(tried.metric, tried.value),
                 good=tried.good,
+                error=in_words(tried.run.error),
             )
         )
 

@@ -4,11 +4,22 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from trimtab.engine import TrainingSetup
 from trimtab.findings import Finding, to_json
 from trimtab.repair._edit import Edit
+
+MAX_WORDS: Final = 200
+"""Letters of an error that are told."""
+
+
+def in_words(error: BaseException | None) -> str:
+    """Return an error in one line."""
+    if error is None:
+        return ""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}"[:MAX_WORDS]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,8 +34,12 @@ class Attempt:
     """The metric, or the share of the loss that was learned; NaN if it cannot be told."""
     good: bool
     """Whether the run was healthy and reached the target."""
+    error: str = ""
+    """What it raised, which ended it; empty if it raised nothing."""
 
     def __str__(self) -> str:
+        if self.error:
+            return f"{self.name}: failed after {self.steps} steps with {self.error}"
         state = "good" if self.good else "not good"
         return f"{self.name}: {self.value:.4g} after {self.steps} steps, {state}"
 

@@ -83,6 +83,16 @@ class Run:
         end = None if self.error is not None else self._probe()
         return Outcome(self.start, end, self.constant, self.losses)
 
+    def evaluated(self) -> Probe | None:
+        """Return what the model answers to the first batches in evaluation mode."""
+        modes = [(m, m.training) for m in self.setup.model.modules()]
+        self.setup.model.eval()
+        try:
+            return None if self.error is not None else self._probe()
+        finally:
+            for module, training in modes:
+                module.training = training
+
     def _begin(self) -> None:
         """Measure the model before it is trained; nothing of the run is touched."""
         job = self.job

@@ -10,7 +10,10 @@ from trimtab.diagnosis import Outcome
 from trimtab.diagnosis._cause import STRONG_DROPOUT, SUSPECT_DECAY
 from trimtab.diagnosis._trials import frozen_share, has_unusual_settings, strongest_dropout
 from trimtab.findings import Finding
+from trimtab.repair._blocked import softmax_between
+from trimtab.repair._dropout import calls_that_drop
 from trimtab.repair._first import First
+from trimtab.repair._linear import bare_pairs, is_affine
 from trimtab.repair._remedy import Order
 from trimtab.repair._rewards import huge_columns
 from trimtab.repair._scaled import first_tensor
@@ -44,8 +47,7 @@ def odd_settings(first: First) -> Iterator[list[Order]]:
         yield [Order(action="unfreeze")]
     if has_unusual_settings(setup.optimizer):
         yield [Order(action="usual_settings")]
-    if strongest_dropout(setup.model) >= STRONG_DROPOUT:
-        yield [Order(action="set_dropout", args={"p": 0.1})]
+    yield from _odd_layers(first)
     if any(float(g.get("weight_decay") or 0.0) >= SUSPECT_DECAY for g in groups):
         yield [Order(action="set_weight_decay", args={"weight_decay": 0.0})]
     if _is_rising(first):
@@ -54,6 +56,17 @@ def odd_settings(first: First) -> Iterator[list[Order]]:
         yield [Order(action="mean_loss")]
     if setup.train_step is None:
         yield [Order(action="usual_loss")]
+
+
+def _odd_layers(first: First) -> Iterator[list[Order]]:
+    model, sample = first.setup.model, first.sample
+    if softmax_between(model, sample):
+        yield [Order(action="replace_softmax")]
+    seen = calls_that_drop(model, sample, training=True)
+    if max([strongest_dropout(model), *seen.values()]) >= STRONG_DROPOUT:
+        yield [Order(action="set_dropout", args={"p": 0.1})]
+    if is_affine(model, sample) and bare_pairs(model, sample):
+        yield [Order(action="insert_activations")]
 
 
 def odd_data(first: First) -> Iterator[list[Order]]:

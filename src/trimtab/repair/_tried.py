@@ -4,6 +4,7 @@ import math
 from typing import Final
 
 from trimtab.diagnosis import Outcome
+from trimtab.repair._blind import CLEARLY
 from trimtab.repair._edit import Edit
 from trimtab.repair._plans import Plan
 from trimtab.repair._run import Run
@@ -33,8 +34,17 @@ class Tried:
         self.outcome: Outcome | None = None
         self.closest = math.inf
         """The least that it ever lacked of the target."""
+        self.highest = -math.inf
+        """The most that it had learned at any look; without a metric."""
+        self.early = math.nan
+        """What it was worth after the steps of a trial; NaN if nobody looked then."""
         self.gaps: list[float] = []
         """What it lacked of the target, at each of `CHECKS` and at its end."""
+
+    @property
+    def fell_back(self) -> bool:
+        """Whether it had learned clearly more before, and lost that again."""
+        return self.value < self.highest - CLEARLY
 
     @property
     def changes(self) -> str:
