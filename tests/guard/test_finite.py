@@ -52,3 +52,38 @@ def test_what_becomes_so_is_seen(job, place, value):
     with torch.no_grad():
         tensor.view(-1)[0] = value
     assert watch.has_broken()
+
+
+@pytest.mark.parametrize("place", ["weight", "buffer"])
+@pytest.mark.parametrize(("value", "broken"), [(3e33, True), (1e9, True), (1e7, False)])
+def test_what_grows_beyond_measure_is_seen(job, place, value, broken):
+    model, optimizer = job
+    watch = FiniteWatch(LiveState(model, [optimizer]))
+    assert not watch.has_broken()
+    tensor = {"weight": model[0].weight, "buffer": model[1].running_var}[place]
+    with torch.no_grad():
+        tensor.view(-1)[0] = value
+    assert watch.has_broken() is broken
+    assert watch.has_broken() is broken  # and is not taken for sound at the next look
+    watch.accept()
+    assert not watch.has_broken()
+
+
+def test_a_large_value_may_stay(job):
+    model, optimizer = job
+    with torch.no_grad():
+        model[0].weight[0, 0] = 1e30
+    watch = FiniteWatch(LiveState(model, [optimizer]))
+    assert not watch.has_broken()
+    with torch.no_grad():
+        model[0].weight[0, 0] = 1e37
+    assert not watch.has_broken()
+
+
+def test_slow_growth_is_training(job):
+    model, optimizer = job
+    watch = FiniteWatch(LiveState(model, [optimizer]))
+    for power in range(0, 36, 6):
+        with torch.no_grad():
+            model[0].weight[0, 0] = 10.0**power
+        assert not watch.has_broken()
