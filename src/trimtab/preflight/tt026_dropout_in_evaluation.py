@@ -22,6 +22,7 @@ DROPOUTS: Final = frozenset(
         functional.alpha_dropout, functional.feature_alpha_dropout,
     }
 )  # fmt: skip
+"""Functional forms of dropout; their `training` says whether they drop."""
 _TORCH: Final = str(Path(torch.__file__).parent)
 
 

@@ -73,9 +73,9 @@ def softmax_between(model: nn.Module, sample: Sequence[tuple[Any, Any]]) -> list
     if not any(isinstance(m, _SOFT) for m in named.values()):
         return []
     flow = flow_of(model, sample)
-    before = [a for a, _ in followers(flow, named) if isinstance(named[a], _SOFT)]
-    taken = [a for a, b in flow.pairs if (a, b) in set(followers(flow, named))]
-    return [n for n in dict.fromkeys(before) if taken.count(n) >= flow.calls[n]]
+    pairs = set(followers(flow, named))
+    taken = [a for a, b in flow.pairs if (a, b) in pairs and isinstance(named[a], _SOFT)]
+    return [n for n in dict.fromkeys(taken) if taken.count(n) >= flow.calls[n]]
 
 
 def replace_softmax(setup: TrainingSetup, order: Order) -> list[Edit]:

@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from torch import nn
+from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from trimtab.diagnosis._trials import strongest_dropout, weaken_dropout
 from trimtab.engine import TrainingSetup
+from trimtab.preflight.tt026_dropout_in_evaluation import DROPOUTS
 from trimtab.repair._edit import Edit
 from trimtab.repair._graph import caller
 from trimtab.repair._mixed import look, mix_in, own_model
@@ -17,16 +19,8 @@ from trimtab.repair._remedy import Order
 MOST: Final = 0.1
 """What a dropout that is too strong is reduced to."""
 
-_CALLS: Final = frozenset(
-    {
-        "dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout",
-    }
-)  # fmt: skip
-"""Functions of torch.nn.functional that drop unless they are told that it is not training."""
-
-_ATTENTION: Final = "scaled_dot_product_attention"
 _PLACE: Final = 4
-"""Place of its `dropout_p`, which is applied in evaluation too."""
+"""Place of attention's `dropout_p`, which is applied in evaluation too."""
 
 
 class Dropping(TorchFunctionMode):
@@ -46,10 +40,9 @@ class Dropping(TorchFunctionMode):
         self, func: Callable[..., Any], _types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         kwargs = dict(kwargs or {})
-        name = getattr(func, "__name__", "")
-        if name in _CALLS and kwargs.get("training") and "p" in kwargs:
+        if func in DROPOUTS and kwargs.get("training") and "p" in kwargs:
             kwargs["p"] = self._allowed(kwargs["p"])
-        elif name == _ATTENTION:
+        elif func is functional.scaled_dot_product_attention:
             if len(args) > _PLACE:
                 args = (*args[:_PLACE], self._allowed(args[_PLACE]), *args[_PLACE + 1 :])
             elif "dropout_p" in kwargs:
